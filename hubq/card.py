@@ -1,0 +1,275 @@
+"""Release -> README.md, release.json and loss.svg. Pure: all of it comes from the Release, and equal releases give equal bytes.
+
+Upstream text (names, licence, dataset, machine) reaches the page only through `md`, the front matter only through the YAML
+dumper, and a link only as an id that the Hub's rules allow. The template is ours; upstream text is never one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from hubq.metrics import METRICS
+from hubq.nouns import Artifact, Estimate, Measurement, Release
+from hubq.record import HUB_ID, facts, place, plain, read_record, record, release_json
+
+__all__ = ["figure", "files", "front_matter", "read_record", "readme", "record", "release_json"]
+
+REFERENCE = "reference"
+ENGINES = ("llama.cpp", "weights")  # what users run comes first
+_INDEXED = (
+    ("ppl", "perplexity", "Perplexity"),
+    ("kld", "kl_divergence", "KL divergence, nats per token,"),
+    ("top1", "top1_agreement", "Share of same top tokens"),
+)
+EXACT = {"ppl_ratio": "1", "kld": "0", "top1": "100"}  # the headline metrics, and the reference against itself
+_DATASET_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+_SLUG = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+_HTTPS = re.compile(r"https://[\w.-]+(/[\w./%?=&#~+:@,-]*)?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def files(release: Release, usage: str) -> dict[str, bytes]:
+    """The files of a card by name: README.md, release.json and, where KL divergence was measured, loss.svg.
+
+    `usage` is the "Run it" Markdown that the format's `usage(release)` makes; it goes in as it is.
+    """
+    from hubq.plot import loss_svg
+
+    made = {"README.md": readme(release, usage).encode(), "release.json": release_json(release)}
+    picture = loss_svg(release, _engines(release))
+    return made | ({"loss.svg": picture} if picture else {})
+
+
+# --- README.md ---
+
+
+def readme(release: Release, usage: str) -> str:
+    """The card as Markdown with YAML front matter; `usage` as in `files`."""
+    engines = _engines(release)
+    shown = {name for row in release.measurements for name in row.values}
+    text = _template().render(
+        front=front_matter(release),
+        release=release,
+        model=place(release.source),
+        usage=usage.strip(),
+        pick=_pick(release, engines[0] if engines else ""),
+        engines=[(engine, _numbers(release, engine)) for engine in engines],
+        references=[(engine, _numbers(release, engine)) for engine in _reference_engines(release)],
+        metrics=[metric for name, metric in METRICS.items() if name in shown],
+        plotted="kld" in shown,
+        source=_link(place(release.source, keep_id=True), _url(release.source)),
+        commit=_link(release.commit[:12], _url(release.source, "tree", release.commit)),
+        dataset=_dataset_link(release),
+        licence=facts(release.card).get("license", ""),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # Markdown, not HTML: escaping is `md`'s work, and the template applies it to every upstream value.
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters |= {"md": md, "fence": fence}
+    return env.get_template("card.md.j2")
+
+
+_ESCAPES = str.maketrans({ch: "\\" + ch for ch in "\\`*_{}[]|#~!$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def md(value: object) -> str:
+    """Text as inert Markdown, for the middle of a line or a table's cell: no markup, no HTML, no autolink."""
+    return re.sub(r"(?i):(?=//)|\bwww(?=\.)|@", "\\g<0>\N{WORD JOINER}", plain(value)).translate(_ESCAPES)
+
+
+def fence(text: str, language: str = "sh") -> str:
+    """A block of code that its own content cannot close."""
+    lines = [plain(line) for line in text.splitlines()]
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return "\n".join([ticks + language, *lines, ticks])
+
+
+def figure(value: float, stderr: float) -> str:
+    """`value ± stderr` with two significant digits of the error, `1.0532 ± 0.0036`; without one five digits, not finite n/a."""
+    if not math.isfinite(value):
+        return "n/a"
+    if not (math.isfinite(stderr) and stderr > 0):
+        return f"{value:.5g}"
+    digits = 1 - math.floor(math.log10(float(f"{stderr:.1e}")))
+    shown = (f"{round(number, digits) + 0.0:.{max(digits, 0)}f}" for number in (value, stderr))
+    return " ± ".join(shown)
+
+
+def file_size(size: int) -> str:
+    """Bytes in decimal units with three digits, as the Hub shows them."""
+    for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * divisor:
+            number = size / divisor
+            return f"{number:.{max(0, 2 - math.floor(math.log10(number * 1.0005)))}f} {unit}"
+    return f"{size} B"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table of cells that are Markdown already; all columns but the first lean right."""
+    head = list(header)
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _pick(release: Release, engine: str) -> str:
+    """The first table: the reference, then every file with its size and its headline numbers in one engine."""
+    rows = {row.level: row for row in release.measurements if row.engine == engine}
+    metrics = [name for name in EXACT if any(name in row.values for row in rows.values())]
+    fallbacks = ["Fallback tensors"] if any(file.fallbacks for file in release.artifacts) else []
+    header = ["File", "Size", "Bits per weight", *(_heading(name) for name in metrics), *fallbacks]
+    body = [["source", "–", "–", *(EXACT[name] for name in metrics), *("–" for _ in fallbacks)]] if metrics else []
+    for file in release.artifacts:
+        cells = [_file_link(release, file), _unbroken(file_size(file.size)), f"{file.bits_per_weight:.2f}"]
+        cells += [_cell(rows.get(file.level), name) for name in metrics]
+        cells += [f"{file.fallbacks} of {sum(file.types.values())}" for _ in fallbacks]
+        body.append(cells)
+    return table(header, body)
+
+
+def _numbers(release: Release, engine: str) -> str:
+    """All numbers of one engine, levels down, metrics across."""
+    rows = [row for row in release.measurements if row.engine == engine]
+    order = [REFERENCE, *(file.level for file in release.artifacts)]
+    rows.sort(key=lambda row: order.index(row.level) if row.level in order else len(order))
+    metrics = [name for name in METRICS if any(name in row.values for row in rows)]
+    body = [[md(_level(row.level)), *(_cell(row, name) for name in metrics)] for row in rows]
+    return table(["Level", *(_heading(name) for name in metrics)], body)
+
+
+def _heading(name: str) -> str:
+    """A metric's title; fractions are shown in %."""
+    metric = METRICS[name]
+    return f"{metric.title}, %" if metric.unit == "fraction" else metric.title
+
+
+def _cell(row: Measurement | None, name: str) -> str:
+    if row is None or name not in row.values:
+        return "–"
+    factor = 100 if METRICS[name].unit == "fraction" else 1
+    return _unbroken(figure(factor * row.values[name].value, factor * row.values[name].stderr))
+
+
+def _unbroken(cell: str) -> str:
+    return cell.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _engines(release: Release) -> list[str]:
+    """The engines that measured files, the one that users run first."""
+    found = {row.engine for row in release.measurements if row.level != REFERENCE}
+    return [engine for engine in ENGINES if engine in found] + sorted(found - set(ENGINES))
+
+
+def _reference_engines(release: Release) -> list[str]:
+    return sorted({row.engine for row in release.measurements if row.level == REFERENCE} - set(_engines(release)))
+
+
+def _level(level: str) -> str:
+    return level.rpartition(":")[2]
+
+
+# --- links ---
+
+
+def _url(repo: str, *path: str, kind: str = "") -> str:
+    """A page of a Hub repository, or nothing where the id is not one that the Hub would allow."""
+    allowed = _DATASET_ID if kind else HUB_ID
+    if not allowed.fullmatch(repo):
+        return ""
+    return "/".join([f"https://huggingface.co/{kind}{repo}", *(quote(part, safe="") for part in path)])
+
+
+def _link(text: str, url: str) -> str:
+    return f"[{md(text)}]({url})" if url else md(text)
+
+
+def _file_link(release: Release, file: Artifact) -> str:
+    name = file.path.name
+    return _link(_level(file.level), _url(release.target, "blob", "main", name) or quote(f"./{name}"))
+
+
+def _on_hub(release: Release) -> bool:
+    """Whether the text is a Hub dataset: then its revision is a commit, and a file's is a SHA-256."""
+    text = release.evalset
+    return bool(text and _DATASET_ID.fullmatch(text.dataset) and _COMMIT.fullmatch(text.revision))
+
+
+def _dataset_link(release: Release) -> str:
+    if not release.evalset:
+        return ""
+    name, revision = release.evalset.dataset, release.evalset.revision
+    return _link(place(name, keep_id=True), _url(name, "tree", revision, kind="datasets/") if _on_hub(release) else "")
+
+
+# --- front matter ---
+
+
+def front_matter(release: Release) -> str:
+    """The Hub's metadata of the card as YAML; values that the Hub would refuse are left out (hub-docs, modelcard.md)."""
+    import yaml
+
+    known = facts(release.card)
+    slugs = {name: known[name] for name in ("pipeline_tag", "license", "license_name") if _SLUG.fullmatch(known.get(name, ""))}
+    data = {
+        "base_model": release.source if _url(release.source) else None,
+        "base_model_relation": "quantized" if _url(release.source) else None,
+        "library_name": "gguf",
+        "pipeline_tag": slugs.get("pipeline_tag", "text-generation"),
+        "license": slugs.get("license"),
+        "license_name": slugs.get("license_name"),
+        "license_link": _license_link(release, known.get("license_link", "")),
+        "language": [code for code in known["language"] if _SLUG.fullmatch(code)],
+        "datasets": [release.evalset.dataset] if release.evalset and _on_hub(release) else [],
+        "tags": ["gguf", "llama.cpp", "quantized", "hubq", *["conversational"] * known["chat_template"]],
+        "quantized_by": "hubq",
+        "model-index": _model_index(release),
+    }
+    return yaml.safe_dump({key: value for key, value in data.items() if value}, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _license_link(release: Release, link: str) -> str:
+    """An https link as it is, a file of the source as a link into its commit, all else dropped."""
+    if _HTTPS.fullmatch(link):
+        return link
+    return _url(release.source, "blob", release.commit, link) if _SLUG.fullmatch(link) else ""
+
+
+def _model_index(release: Release) -> list[dict[str, Any]]:
+    """PPL, KLD and top-1 of every file in the first engine, rounded as in the tables."""
+    engines, text = _engines(release), release.evalset
+    if not engines or not text:
+        return []
+    metrics = [
+        {"type": kind, "value": _rounded(row.values[name]), "name": f"{title} of {_level(row.level)} in {row.engine}"}
+        for row in release.measurements
+        if row.engine == engines[0] and row.level != REFERENCE
+        for name, kind, title in _INDEXED
+        if name in row.values and math.isfinite(row.values[name].value)
+    ]
+    name = place(text.dataset, keep_id=True)
+    dataset = {"name": name, "type": name, "config": text.config, "split": text.split, "revision": text.revision}
+    dataset = {key: plain(value) for key, value in dataset.items() if value}
+    result: dict[str, Any] = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
+    return [{"name": f"{place(release.source)} GGUF", "results": [result]}] if metrics else []
+
+
+def _rounded(estimate: Estimate) -> float:
+    return float(figure(estimate.value, estimate.stderr).partition(" ")[0])

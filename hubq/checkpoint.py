@@ -1,0 +1,213 @@
+"""Reading checkpoints: safetensors only, mapped, one slab of rows at a time, never a pickle.
+
+The format is https://huggingface.co/docs/safetensors: eight bytes of header length, a JSON header with dtype, shape and
+offsets for each tensor, then the data. Everything in a header is checked before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubq.errors import BadSource, Unsupported
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_HEADER = 100_000_000  # as the safetensors library
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+AGAIN = "download the model again, or ask its owner to upload the file again"
+
+ReadBytes = Callable[[str, int, int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies: `dtype` as safetensors names it, `shape` in rows first, bytes `start` to `stop` of `path`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: str
+    start: int
+    stop: int
+
+
+def shards(paths: Iterable[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
+    """The weight files of a repository, from its index if it has one.
+
+    `paths` are all files of the repository, `read` returns a file's bytes. Raises BadSource for a missing shard and for an
+    index that cannot be read, Unsupported where there are weights, but no safetensors.
+    """
+    have = set(paths)
+    if INDEX in have:
+        wanted = tuple(sorted(set(_weight_map(read(INDEX)).values())))
+        if missing := [path for path in wanted if path not in have]:
+            raise BadSource(f"{INDEX} names shards that the repository does not hold: {few(missing)}", AGAIN)
+        return wanted
+    if SINGLE in have:
+        return (SINGLE,)
+    pickles = sorted(path for path in have if path.endswith((".bin", ".pt", ".pth", ".ckpt")) and "/" not in path)
+    if pickles:
+        raise Unsupported(
+            f"the weights are pickles ({few(pickles)}), and loading a pickle can run code",
+            "convert them with https://huggingface.co/spaces/safetensors/convert and try again",
+        )
+    raise BadSource(f"there are no weights: neither {SINGLE} nor {INDEX}", "check the model's name and revision")
+
+
+def _weight_map(data: bytes) -> Mapping[str, str]:
+    try:
+        weight_map = json.loads(data)["weight_map"]
+        sound = all(isinstance(path, str) and "/" not in path and path.endswith(".safetensors") for path in weight_map.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise BadSource(f"{INDEX} is not an index of safetensors files", AGAIN)
+    return weight_map
+
+
+def read_header(path: str, size: int, read: ReadBytes) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file. `size` is the file's size in bytes; `read(path, start, stop)` returns bytes of it.
+
+    Raises BadSource for anything that the format forbids: truncation, overlap, holes, sizes that do not fit the shape, names
+    given twice; Unsupported for a dtype other than F32, F16 and BF16.
+    """
+    length = int.from_bytes(read(path, 0, 8), "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise BadSource(f"{path} is not a safetensors file: its header would be {length:,} bytes of a file of {size:,}", AGAIN)
+    try:
+        header = json.loads(read(path, 8, 8 + length), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BadSource(f"the header of {path} cannot be read: {error}", AGAIN) from None
+    if not isinstance(header, dict):
+        raise BadSource(f"the header of {path} is not a table of tensors", AGAIN)
+    header.pop("__metadata__", None)
+    tensors = [_stored(path, name, entry, 8 + length) for name, entry in header.items()]
+    _tile(path, tensors, 8 + length, size)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name is given twice")
+    return table
+
+
+def _stored(path: str, name: str, entry: Any, base: int) -> StoredTensor:
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        sound = all(type(n) is int and n >= 0 for n in [*shape, start, stop]) and len(shape) <= 8
+    except (TypeError, KeyError, ValueError):
+        sound = False
+    if not sound:
+        raise BadSource(f"{path} describes the tensor {name!r} in a way that the format does not allow", AGAIN)
+    if dtype not in WIDTHS:
+        raise Unsupported(
+            f"the tensor {name!r} in {path} is stored as {dtype}; hubq reads F32, F16 and BF16",
+            "quantize from the original, unquantized checkpoint",
+        )
+    if stop - start != math.prod(shape) * WIDTHS[dtype]:
+        raise BadSource(f"{path}: the size of the tensor {name!r} does not fit its shape {shape}", AGAIN)
+    return StoredTensor(name, dtype, tuple(shape), path, base + start, base + stop)
+
+
+def _tile(path: str, tensors: list[StoredTensor], base: int, size: int) -> None:
+    """Tensors must cover the data without holes or overlaps, to the last byte."""
+    end = base
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.stop)):
+        if tensor.start != end:
+            raise BadSource(f"{path}: the tensor {tensor.name!r} does not begin where the one before it ends", AGAIN)
+        end = tensor.stop
+    if end > size:
+        raise BadSource(f"{path} is truncated: its tensors need {end:,} bytes, the file has {size:,}", AGAIN)
+    if end < size:
+        raise BadSource(f"{path} has {size - end:,} bytes behind its last tensor", AGAIN)
+
+
+def merge(headers: Iterable[Mapping[str, StoredTensor]], index: bytes | None) -> dict[str, StoredTensor]:
+    """All tensors of a checkpoint from its shards' headers, held against the index (its bytes, if there is one).
+
+    Raises BadSource for a tensor in two shards, and for any difference between the index and the shards.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for header in headers:
+        for name, tensor in header.items():
+            if name in tensors:
+                raise BadSource(f"the tensor {name!r} is in {tensors[name].path} and in {tensor.path}", AGAIN)
+            tensors[name] = tensor
+    if index is not None:
+        wanted = _weight_map(index)
+        if missing := sorted(name for name, path in wanted.items() if name not in tensors or tensors[name].path != path):
+            raise BadSource(f"the index promises tensors that the shards do not hold: {few(missing)}", AGAIN)
+        if extra := sorted(tensors.keys() - wanted.keys()):
+            raise BadSource(f"the shards hold tensors that the index does not name: {few(extra)}", AGAIN)
+    return tensors
+
+
+def few(names: list[str], most: int = 4) -> str:
+    """Names for a sentence: the first ones, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+class Checkpoint:
+    """The tensors of a model on disk, mapped. Use as a context manager, or call close()."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
+        self.tensors = dict(tensors)
+        self._maps: dict[str, mmap.mmap] = {}
+        for path in sorted({tensor.path for tensor in tensors.values()}):
+            with open(folder / path, "rb") as file:
+                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Rows of one tensor as float32, decoded exactly. `rows` selects along the first axis."""
+        tensor = self.tensors[name]
+        raw = np.frombuffer(
+            self._maps[tensor.path],
+            dtype={"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype],
+            count=math.prod(tensor.shape),
+            offset=tensor.start,
+        ).reshape(tensor.shape)[rows]
+        if tensor.dtype == "BF16":
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw.astype(np.float32)
+
+    def close(self) -> None:
+        """Unmap the files. Arrays read before stay valid: they are copies."""
+        for mapped in self._maps.values():
+            mapped.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def file_reader(folder: Path) -> ReadBytes:
+    """A `read(path, start, stop)` for files below a folder."""
+
+    def read(path: str, start: int, stop: int) -> bytes:
+        with open(folder / path, "rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    return read
+
+
+def open_checkpoint(folder: Path, paths: Iterable[str]) -> Checkpoint:
+    """Open the safetensors below `folder`; `paths` are the repository's files. Raises what shards, read_header and merge raise."""
+    have = set(paths)
+    read = file_reader(folder)
+    names = shards(have, lambda path: (folder / path).read_bytes())
+    headers = [read_header(name, (folder / name).stat().st_size, read) for name in names]
+    index = (folder / INDEX).read_bytes() if INDEX in have else None
+    return Checkpoint(folder, merge(headers, index))

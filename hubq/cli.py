@@ -1,0 +1,156 @@
+"""The command line. Each command gathers what it was given and calls the module that does the work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from hubq import __version__
+from hubq.errors import HubqError, Usage
+
+app = typer.Typer(
+    name="hubq",
+    help="Turn a model on the Hugging Face Hub into a release of measured, quantized variants.",
+    epilog="Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"hubq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Turn a model on the Hugging Face Hub into a release of measured, quantized variants."""
+
+
+@app.command()
+def publish(
+    model: Annotated[str, typer.Argument(help="A Hub id (org/model, or org/model@revision) or a folder in Hub format.")],
+    levels: Annotated[str, typer.Option(help="Levels, separated by commas, or all; see `hubq levels`.")],
+    to: Annotated[str | None, typer.Option(help="Where to: owner/name on the Hub, or a folder that acts as a hub.")] = None,
+    hub: Annotated[Path | None, typer.Option(help="A folder to take the model from by its id, instead of the Hub.")] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Text to measure on: a Hub id (ID or ID:config) or a .txt, .jsonl or .parquet file.")
+    ] = "Salesforce/wikitext:wikitext-2-raw-v1",
+    split: Annotated[str, typer.Option(help="The split of the dataset.")] = "test",
+    text_field: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
+    windows: Annotated[str, typer.Option(help="How many windows of 512 tokens to score, or all.")] = "32",
+    seed: Annotated[int, typer.Option(help="Chooses the windows.")] = 0,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Publish without measuring.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
+    work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Pull a model, build every level, measure them, write the card and push it all in one commit."""
+    with _answering(as_json):
+        from hubq import ui
+        from hubq.formats import parse_levels
+        from hubq.release import Request, plan
+        from hubq.release import publish as run
+        from hubq.store import Store, default_root
+
+        chosen = parse_levels(levels)
+        text = None if no_eval else _text(dataset, split, text_field, windows, seed)
+        command = _command(",".join(level.name.lower() for level in chosen), dataset, split, text_field, windows, seed, no_eval)
+        store = Store(work_dir or default_root())
+        request = Request(model, chosen, store, to, hub, text, private, command)
+        if dry_run:
+            ui.show_plan(plan(request), as_json)
+            return
+        with ui.Screen(quiet) as screen:
+            result = run(request, screen.tell)
+        ui.show_result(result, as_json)
+
+
+def _text(dataset: str, split: str, field: str, windows: str, seed: int) -> Any:
+    from hubq.text import TextSpec
+
+    if windows != "all" and not (windows.isdecimal() and int(windows) >= 2):
+        raise Usage(f"--windows {windows}: not a number of at least 2, nor all", "32 are plenty for a first look")
+    name, config = (dataset, None) if Path(dataset).exists() else (dataset.partition(":")[0], dataset.partition(":")[2] or None)
+    return TextSpec(name, config, split, field, None if windows == "all" else int(windows), seed=seed)
+
+
+def _command(levels: str, dataset: str, split: str, field: str, windows: str, seed: int, no_eval: bool) -> str:
+    """The command that makes the release again; {model} stands for the pinned source, and a local text goes by its name."""
+    if no_eval:
+        return f"hubq publish {{model}} --levels {levels} --no-eval"
+    dataset = Path(dataset).name if Path(dataset).exists() else dataset
+    text = f"--dataset {dataset} --split {split} --text-field {field} --windows {windows} --seed {seed}"
+    return f"hubq publish {{model}} --levels {levels} {text}"
+
+
+@app.command()
+def levels(as_json: Json = False) -> None:
+    """List the levels, best first."""
+    with _answering(as_json):
+        from hubq import ui
+        from hubq.formats import levels
+
+        ui.show_levels(levels(), as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed and what it unlocks."""
+    with _answering(as_json):
+        from hubq import ui
+        from hubq.doctor import checks
+
+        ui.show_checks(checks(), as_json)
+
+
+@contextmanager
+def _answering(as_json: bool) -> Iterator[None]:
+    """Turns what goes wrong into a sentence and an exit code. HUBQ_DEBUG=1 lets tracebacks through."""
+    from hubq import ui
+
+    try:
+        yield
+    except HubqError as error:
+        _fail(error, as_json)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        _fail(HubqError(f"{error.strerror or error}{where}", "free some space or fix the permission, then run the command again"), as_json)
+    except KeyboardInterrupt:
+        ui.show_error(HubqError("interrupted", "run the command again: what is finished is kept"), as_json)
+        raise typer.Exit(130) from None
+
+
+def _fail(error: HubqError, as_json: bool) -> NoReturn:
+    from hubq import ui
+
+    if os.environ.get("HUBQ_DEBUG"):
+        raise error
+    ui.show_error(error, as_json)
+    raise typer.Exit(error.exit_code) from None
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(143)
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()

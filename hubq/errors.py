@@ -1,0 +1,51 @@
+"""What can go wrong, as one tree.
+
+    HubqError                   exit 1   the work failed
+    ├── Usage                   exit 2   the command line or a setting is wrong
+    ├── Unsupported             exit 1   the source is fine, but hubq does not handle its kind
+    ├── BadSource               exit 1   the source is damaged, incomplete or not what it says it is
+    ├── HubError                exit 1   the Hub refused, or what it sent does not match its listing
+    └── MissingExtra            exit 1   a package is needed that is not installed
+
+Ctrl-C leaves with 130. Every error says what is wrong and, in `hint`, what to do; a hint is a command where there is one.
+"""
+
+from __future__ import annotations
+
+
+class HubqError(Exception):
+    """Base of all errors that hubq raises on purpose: `message` is for people, `hint` is the next step, `exit_code` the exit status."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def code(self) -> str:
+        """The error's name in JSON output."""
+        return type(self).__name__
+
+
+class Usage(HubqError):
+    """The command line or a setting is wrong."""
+
+    exit_code = 2
+
+
+class Unsupported(HubqError):
+    """The source is sound, but of a kind that hubq does not handle."""
+
+
+class BadSource(HubqError):
+    """The source is damaged, incomplete or inconsistent."""
+
+
+class HubError(HubqError):
+    """The Hub refused a request, or what it sent does not match its own listing."""
+
+
+class MissingExtra(HubqError):
+    """A package that this step needs is not installed."""

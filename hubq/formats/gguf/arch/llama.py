@@ -1,0 +1,149 @@
+"""Llama and its twins: rotary attention with grouped heads, RMS norms and a gated feed-forward layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+from hubq.checkpoint import StoredTensor
+from hubq.errors import BadSource, Unsupported
+from hubq.formats.gguf.arch import Tensor, match, number
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+GGUF = "llama"
+
+# tensors of the model, and of each layer: Hub name -> shape in the dimensions of `dimensions`
+ENDS = {"model.embed_tokens.weight": "vocab hidden", "model.norm.weight": "hidden", "lm_head.weight": "vocab hidden"}
+LAYER = {
+    "input_layernorm.weight": "hidden",
+    "self_attn.q_proj.weight": "query hidden",
+    "self_attn.k_proj.weight": "key hidden",
+    "self_attn.v_proj.weight": "key hidden",
+    "self_attn.o_proj.weight": "hidden query",
+    "post_attention_layernorm.weight": "hidden",
+    "mlp.gate_proj.weight": "inner hidden",
+    "mlp.up_proj.weight": "inner hidden",
+    "mlp.down_proj.weight": "hidden inner",
+}
+BIASES = {
+    "attention_bias": {
+        "self_attn.q_proj.bias": "query",
+        "self_attn.k_proj.bias": "key",
+        "self_attn.v_proj.bias": "key",
+        "self_attn.o_proj.bias": "hidden",
+    },
+    "mlp_bias": {"mlp.gate_proj.bias": "inner", "mlp.up_proj.bias": "inner", "mlp.down_proj.bias": "hidden"},
+}
+# rotary scaling -> the settings that it needs
+ROPE = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of a model. Raises BadSource where config.json lacks one or they do not fit together."""
+    hidden, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
+    kv_heads = number(config, "num_key_value_heads", heads)
+    head = number(config, "head_dim", hidden // heads)
+    if head % 2 or heads % kv_heads:
+        raise BadSource(f"config.json: {heads} query heads, {kv_heads} key heads and a head size of {head} do not fit together")
+    return {
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head": head,
+        "query": heads * head,
+        "key": kv_heads * head,
+        "inner": number(config, "intermediate_size"),
+        "vocab": number(config, "vocab_size"),
+        "layers": number(config, "num_hidden_layers"),
+    }
+
+
+def rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings under transformers' current names, from where either generation of config.json keeps them."""
+    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    settings.setdefault("rope_type", settings.pop("type", "default"))
+    settings.setdefault("rope_theta", config.get("rope_theta", 10000.0))
+    kind = settings["rope_type"]
+    if kind not in ROPE:
+        raise Unsupported(f"hubq does not convert rotary scaling of type {kind!r} for this family yet; it knows {', '.join(ROPE)}")
+    for key in ("rope_theta", *ROPE[kind]):
+        if not isinstance(settings.get(key), int | float) or not settings[key] > 0:
+            raise BadSource(f"config.json: the rotary setting {key} should be a positive number, but is {settings.get(key)!r}")
+    return settings
+
+
+def keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters as GGUF keys, without the prefix `llama`."""
+    size, rotary = dimensions(config), rope(config)
+    table: dict[str, Any] = {
+        ".vocab_size": size["vocab"],
+        ".context_length": number(config, "max_position_embeddings"),
+        ".embedding_length": size["hidden"],
+        ".block_count": size["layers"],
+        ".feed_forward_length": size["inner"],
+        ".rope.dimension_count": size["head"],
+        ".rope.freq_base": float(rotary["rope_theta"]),
+        ".attention.head_count": size["heads"],
+        ".attention.head_count_kv": size["kv_heads"],
+        ".attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+    }
+    if config.get("head_dim") is not None:
+        table |= {".attention.key_length": size["head"], ".attention.value_length": size["head"]}
+    if rotary["rope_type"] == "linear":
+        table |= {".rope.scaling.type": "linear", ".rope.scaling.factor": float(rotary["factor"])}
+    return table
+
+
+def tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> list[Tensor]:
+    """All tensors in file order. Raises BadSource for any that is missing, superfluous or of another shape than config.json says."""
+    size, tied = dimensions(config), bool(config.get("tie_word_embeddings", False))
+    layer = LAYER | {name: shape for flag, table in BIASES.items() if config.get(flag) for name, shape in table.items()}
+    first, norm, head = ENDS
+    wanted = {first: ENDS[first]}
+    for block in range(size["layers"]):
+        wanted |= {f"model.layers.{block}.{name}": shape for name, shape in layer.items()}
+    wanted |= {norm: ENDS[norm]} if tied else {norm: ENDS[norm], head: ENDS[head]}
+    shapes = {name: tuple(size[part] for part in shape.split()) for name, shape in wanted.items()}
+    match(shapes, stored, ignored=lambda name: name.endswith("rotary_emb.inv_freq") or (tied and name == head))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, size["layers"])
+    listed = [
+        Tensor(str(names.get_name(name, (".weight", ".bias"))), shape, name, _rows(name, size)) for name, shape in shapes.items()
+    ]
+    factors = rope_factors(config)
+    return listed if factors is None else [*listed, Tensor("rope_freqs.weight", factors.shape, values=factors)]
+
+
+def _rows(name: str, size: Mapping[str, int]) -> np.ndarray | None:
+    """Query and key rows in the order of llama.cpp's rotary embedding: each head's two halves interleaved."""
+    heads = {"q_proj": "heads", "k_proj": "kv_heads"}.get(name.split(".")[-2])
+    if heads is None:
+        return None
+    return np.arange(size[heads] * size["head"]).reshape(size[heads], 2, size["head"] // 2).swapaxes(1, 2).reshape(-1)
+
+
+def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
+    """The divisor of each rotary frequency in Llama 3.1 scaling, float32 [head / 2], or None for other models.
+
+    Source: transformers' `_compute_llama3_parameters`: wavelengths below `low` stay, those above `high` are stretched by `factor`,
+    those between get a blend.
+    """
+    settings = rope(config)
+    if settings["rope_type"] != "llama3":
+        return None
+    head, base, factor = dimensions(config)["head"], float(settings["rope_theta"]), float(settings["factor"])
+    slow, fast = float(settings["low_freq_factor"]), float(settings["high_freq_factor"])
+    context = float(settings["original_max_position_embeddings"])
+    factors = []
+    for pair in range(head // 2):
+        turns = context / (2 * math.pi * base ** (2 * pair / head))
+        blend = min(1.0, max(0.0, (turns - slow) / (fast - slow)))
+        factors.append(1 / ((1 - blend) / factor + blend))
+    return np.array(factors, np.float32)

@@ -1,0 +1,104 @@
+"""Encode float32 weights as ggml's storage types, with the bytes that ggml itself would write.
+
+A storage type packs `block` weights of one row into `bytes` bytes. Here is the table of those types and the one door to
+their encoders; the encoders are numba kernels, imported and compiled on first use and cached on disk. They repeat, float32
+operation by float32 operation, what ggml's reference quantizers do on a machine without fused multiply-add, so the result
+depends on neither the CPU nor the number of threads.
+
+Formats and reference: https://github.com/ggml-org/llama.cpp, ggml/src/ggml-common.h and ggml/src/ggml-quants.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StorageType:
+    """One ggml storage type.
+
+    `number` is its ggml_type; `block` counts the weights and `bytes` the bytes of one block; `encoder` names the function
+    of this package that writes blocks (module.function); `halves` are the byte offsets of the 16-bit floats in a block and
+    `exponent` masks their exponent bits, all of which are set where the float is not finite.
+    """
+
+    name: str
+    number: int
+    block: int
+    bytes: int
+    encoder: str
+    halves: tuple[int, ...] = ()
+    exponent: int = 0x7C00
+
+
+TYPES: dict[str, StorageType] = {
+    kind.name: kind
+    for kind in (
+        StorageType("F32", 0, 1, 4, "floats.encode_f32"),
+        StorageType("F16", 1, 1, 2, "floats.encode_f16", (0,)),
+        StorageType("BF16", 30, 1, 2, "floats.encode_bf16", (0,), exponent=0x7F80),
+        StorageType("Q4_0", 2, 32, 18, "legacy.encode_q4_0", (0,)),
+        StorageType("Q4_1", 3, 32, 20, "legacy.encode_q4_1", (0, 2)),
+        StorageType("Q5_0", 6, 32, 22, "legacy.encode_q5_0", (0,)),
+        StorageType("Q5_1", 7, 32, 24, "legacy.encode_q5_1", (0, 2)),
+        StorageType("Q8_0", 8, 32, 34, "legacy.encode_q8_0", (0,)),
+        StorageType("Q2_K", 10, 256, 84, "affine.encode_q2_k", (80, 82)),
+        StorageType("Q3_K", 11, 256, 110, "symmetric.encode_q3_k", (108,)),
+        StorageType("Q4_K", 12, 256, 144, "affine.encode_q4_k", (0, 2)),
+        StorageType("Q5_K", 13, 256, 176, "affine.encode_q5_k", (0, 2)),
+        StorageType("Q6_K", 14, 256, 210, "symmetric.encode_q6_k", (208,)),
+    )
+}
+
+
+def row_bytes(type_name: str, columns: int) -> int:
+    """Bytes of one encoded row of `columns` weights. Raises ValueError where a row is not a whole number of blocks."""
+    kind = TYPES[type_name]
+    if columns % kind.block:
+        raise ValueError(f"{type_name} packs {kind.block} weights at a time; a row of {columns} does not fit")
+    return columns // kind.block * kind.bytes
+
+
+def encode(rows: np.ndarray, type_name: str, out: np.ndarray | None = None) -> np.ndarray:
+    """Encode finite weights `rows` (float32 [n, columns], C order) into `out` (uint8 [n, row_bytes]) and return it.
+
+    Runs on the calling thread and releases the GIL: slices of rows may be encoded side by side, with the same bytes.
+    Raises ValueError where an array has another dtype, shape or memory order.
+    """
+    if rows.dtype != np.float32 or rows.ndim != 2 or not rows.flags.c_contiguous:
+        raise ValueError(f"rows must be float32 [n, columns] in C order, not {rows.dtype} {rows.shape}")
+    kind = TYPES[type_name]
+    shape = (len(rows), row_bytes(type_name, rows.shape[1]))
+    if out is None:
+        out = np.empty(shape, np.uint8)
+    if out.dtype != np.uint8 or out.shape != shape or not out.flags.c_contiguous:
+        raise ValueError(f"out must be uint8 {shape} in C order, not {out.dtype} {out.shape}")
+    _encoder(kind.encoder)(rows.reshape(-1, kind.block), out.reshape(-1, kind.bytes))
+    return out
+
+
+def overflowed(blocks: np.ndarray, type_name: str) -> np.ndarray:
+    """Indices of the rows of `blocks` (uint8 [n, row_bytes]) that hold an infinite or undefined 16-bit float.
+
+    A scale beyond 65504 (in F16 a weight, in BF16 one beyond 3.39e38) becomes infinite, and its weights decode to
+    infinity or NaN.
+    """
+    kind = TYPES[type_name]
+    per_row = blocks.reshape(len(blocks), -1, kind.bytes)
+    bad = np.zeros(len(blocks), bool)
+    for offset in kind.halves:
+        field = np.ascontiguousarray(per_row[:, :, offset : offset + 2]).view("<u2")
+        bad |= (field & kind.exponent == kind.exponent).any(axis=(1, 2))
+    return np.flatnonzero(bad)
+
+
+@cache
+def _encoder(name: str) -> Callable[[np.ndarray, np.ndarray], None]:
+    """The function `module.function` of this package; importing its module imports numba."""
+    module, function = name.split(".")
+    return getattr(import_module(f"{__name__}.{module}"), function)

@@ -1,0 +1,328 @@
+"""Q2_K, Q4_K and Q5_K: weight = scale * level - min, with scale and min of each block quantized in turn.
+
+The cost is the search: for each block of 16 or 32 weights ggml tries 16 or 21 roundings, fits scale and min to each by
+weighted least squares, and keeps the fit of least error. Its float sums must keep their order, so the weights of one block
+cannot be taken together; but blocks do not depend on each other. The search takes LANES blocks side by side: arrays
+are [position, lane], the inner loop runs over lanes, branches are selects, and the compiler makes vector code of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hubq.formats.gguf.encode.bits import (
+    INFINITY,
+    LANES,
+    MAGIC,
+    ONE,
+    UNROLL,
+    ZERO,
+    by_lanes,
+    clamp,
+    from_half,
+    inlined,
+    kernel,
+    lanes,
+    load_lanes,
+    nearest,
+    pack_nibbles,
+    pack_pairs,
+    pack_plane,
+    put_half,
+    quantize_row,
+    to_half,
+)
+
+SCALE, MIN, INVERSE, LEAST = range(4)  # rows of what a search finds: the last two give back the levels of the best fit
+STEP = np.float32(0.1)
+
+
+class Fit(NamedTuple):
+    """weight = scale * level + low and its error, where level = (weight - least) * inverse, rounded. Arrays [lane]."""
+
+    scale: np.ndarray
+    low: np.ndarray
+    inverse: np.ndarray
+    least: np.ndarray
+    error: np.ndarray
+
+
+class Sums(NamedTuple):
+    """Over a block, sums of: w, w * x, w * level, w * level**2, w * level * x. Arrays [lane]."""
+
+    w: np.ndarray
+    wx: np.ndarray
+    wl: np.ndarray
+    wll: np.ndarray
+    wlx: np.ndarray
+
+
+@inlined
+def weigh(value, weight, magnitude_only):
+    """How much each weight's error counts: its magnitude, plus the block's root mean square unless `magnitude_only`."""
+    base = lanes()
+    base[:] = ZERO
+    if not magnitude_only:
+        for i in range(len(value)):
+            for b in range(LANES):
+                base[b] += value[i, b] * value[i, b]
+        for b in range(LANES):
+            base[b] = np.sqrt(base[b] / np.float32(len(value)))
+    for i in range(len(value)):
+        for b in range(LANES):
+            weight[i, b] = base[b] + abs(value[i, b])
+
+
+@inlined
+def survey(value, weight, low, high, sums):
+    """The least value (at most 0), the greatest, and the sums that no rounding changes."""
+    for b in range(LANES):
+        low[b] = value[0, b]
+        high[b] = value[0, b]
+        sums.w[b] = weight[0, b]
+        sums.wx[b] = weight[0, b] * value[0, b]
+    for i in range(1, len(value)):
+        for b in range(LANES):
+            x = value[i, b]
+            low[b] = x if x < low[b] else low[b]
+            high[b] = x if x > high[b] else high[b]
+            sums.w[b] += weight[i, b]
+            sums.wx[b] += weight[i, b] * x
+    for b in range(LANES):
+        low[b] = ZERO if low[b] > ZERO else low[b]
+
+
+@inlined
+def spread(steps, low, high, fit):
+    """The fit of `steps` levels spread evenly from low to high.
+
+    The span may be so small that its inverse is infinite. ggml's rounding then gives level 0 throughout; an inverse of 0
+    does too, without an infinity in the way.
+    """
+    for b in range(LANES):
+        inverse = steps / (high[b] - low[b])
+        fit.scale[b] = ONE / inverse
+        fit.low[b] = low[b]
+        fit.least[b] = low[b]
+        fit.inverse[b] = inverse if abs(inverse) < INFINITY else ZERO
+        fit.error[b] = ZERO
+
+
+@inlined
+def round_levels(value, weight, level, fit, top, sums):
+    """Round every value to a level from 0 to `top`, and sum.
+
+    Here |value - least| * inverse never exceeds top + 1, or is NaN; adding and taking away MAGIC rounds it as nearest() does.
+    """
+    for b in range(LANES):
+        sums.wl[b] = ZERO
+        sums.wll[b] = ZERO
+        sums.wlx[b] = ZERO
+    for start in range(0, len(value), UNROLL):
+        for b in range(LANES):
+            wl, wll, wlx = sums.wl[b], sums.wll[b], sums.wlx[b]
+            least, inverse = fit.least[b], fit.inverse[b]
+            for i in range(start, start + UNROLL):
+                x = value[i, b]
+                l = ((x - least) * inverse + MAGIC) - MAGIC
+                l = l if l > ZERO else ZERO  # in this order NaN becomes 0
+                l = l if l < top else top
+                level[i, b] = l
+                step = weight[i, b] * l
+                wl += step
+                wll += step * l
+                wlx += step * x
+            sums.wl[b], sums.wll[b], sums.wlx[b] = wl, wll, wlx
+
+
+@inlined
+def least_squares(sums, fit):
+    """Scale and low of the least weighted square error for the rounding that was summed; low at most 0."""
+    for b in range(LANES):
+        det = sums.w[b] * sums.wll[b] - sums.wl[b] * sums.wl[b]
+        scale = (sums.w[b] * sums.wlx[b] - sums.wx[b] * sums.wl[b]) / det
+        low = (sums.wll[b] * sums.wx[b] - sums.wl[b] * sums.wlx[b]) / det
+        fit.scale[b] = sums.wlx[b] / sums.wll[b] if low > ZERO else scale
+        fit.low[b] = ZERO if low > ZERO else low
+        fit.error[b] = ZERO if det > ZERO else INFINITY
+
+
+@inlined
+def add_errors(value, weight, level, fit, magnitude_only):
+    """Add the weighted error of each lane's fit to fit.error: squares, or magnitudes if `magnitude_only`."""
+    for start in range(0, len(value), UNROLL):
+        for b in range(LANES):
+            error, scale, low = fit.error[b], fit.scale[b], fit.low[b]
+            for i in range(start, start + UNROLL):
+                miss = scale * level[i, b] + low - value[i, b]
+                error += weight[i, b] * (abs(miss) if magnitude_only else miss * miss)
+            fit.error[b] = error
+
+
+@inlined
+def keep_better(fit, best):
+    """Where the error is less, take the new fit."""
+    for b in range(LANES):
+        better = fit.error[b] < best.error[b]
+        best.scale[b] = fit.scale[b] if better else best.scale[b]
+        best.low[b] = fit.low[b] if better else best.low[b]
+        best.least[b] = fit.least[b] if better else best.least[b]
+        best.inverse[b] = fit.inverse[b] if better else best.inverse[b]
+        best.error[b] = fit.error[b] if better else best.error[b]
+
+
+def make_search(size: int, top: int, first: float, trials: int, magnitude_only: bool):
+    """The search for blocks of `size` weights and levels up to `top`: `trials` roundings, `first` steps from top onwards."""
+    highest, offset = np.float32(top), np.float32(first)
+
+    @kernel
+    def search(x, found):
+        """The best fit of every block. x: float32 [blocks, size]; found: float32 [4, blocks], rows SCALE to LEAST."""
+        value = by_lanes(size)
+        weight = by_lanes(size)
+        level = by_lanes(size)
+        low, high = lanes(), lanes()
+        sums = Sums(lanes(), lanes(), lanes(), lanes(), lanes())
+        fit = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
+        best = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
+        for start in range(0, len(x), LANES):
+            count = load_lanes(x, start, value)
+            weigh(value, weight, magnitude_only)
+            survey(value, weight, low, high, sums)
+            spread(highest, low, high, best)
+            round_levels(value, weight, level, best, highest, sums)
+            add_errors(value, weight, level, best, magnitude_only)
+            for trial in range(trials):
+                spread(offset + STEP * np.float32(trial) + highest, best.low, high, fit)
+                round_levels(value, weight, level, fit, highest, sums)
+                least_squares(sums, fit)
+                add_errors(value, weight, level, fit, magnitude_only)
+                keep_better(fit, best)
+            for b in range(count):
+                found[SCALE, start + b] = best.scale[b]
+                found[MIN, start + b] = -best.low[b]
+                found[INVERSE, start + b] = best.inverse[b]
+                found[LEAST, start + b] = best.least[b]
+
+    return search
+
+
+search_q2_k = make_search(16, 3, -0.5, 16, True)
+search_q4_k = make_search(32, 15, -1.0, 21, False)
+search_q5_k = make_search(32, 31, -0.5, 16, False)
+
+
+@kernel
+def greatest(numbers):
+    """The greatest number, or 0."""
+    high = ZERO
+    for j in range(len(numbers)):
+        high = numbers[j] if numbers[j] > high else high
+    return high
+
+
+@kernel
+def quantize_scales(numbers, top, codes):
+    """Bytes that count steps of greatest / top; returns the step, as the bits of a half."""
+    high = greatest(numbers)
+    inverse = top / high if high > ZERO else ZERO
+    for j in range(len(numbers)):
+        codes[j] = nearest(inverse * numbers[j]) & 0xFF
+    return to_half(high / top)
+
+
+@kernel
+def quantize_blocks(row, found, scale_half, scales, min_half, mins, top, levels):
+    """Levels of one super-block for its quantized scales and mins; where a scale came to 0, those of the search.
+
+    found: what the search found of its blocks, float32 [4, blocks].
+    """
+    size = len(row) // len(scales)
+    scale, low = np.empty_like(row), np.empty_like(row)
+    for j in range(len(scales)):
+        scale[j * size : (j + 1) * size] = from_half(scale_half) * np.float32(scales[j])
+        low[j * size : (j + 1) * size] = -(from_half(min_half) * np.float32(mins[j]))
+    quantize_row(row, low, scale, np.int32(0), top, levels)
+    for j in range(len(scales)):
+        if scale[j * size] == ZERO:
+            for i in range(j * size, (j + 1) * size):
+                levels[i] = clamp(nearest((row[i] - found[LEAST, j]) * found[INVERSE, j]), np.int32(0), top)
+
+
+@kernel
+def pack_scales(scales, mins, out):
+    """Eight 6-bit scales and mins in 12 bytes: 0 to 3 whole; of 4 to 7 the low nibbles paired, the high bits above 0 to 3."""
+    for j in range(4):
+        out[j] = scales[j] | scales[j + 4] >> 4 << 6
+        out[j + 4] = mins[j] | mins[j + 4] >> 4 << 6
+        out[j + 8] = scales[j + 4] & 15 | (mins[j + 4] & 15) << 4
+
+
+@kernel
+def pack_q2_k(x, found, out):
+    """x: float32 [n, 256]; found: float32 [4, 16 * n]; out: uint8 [n, 84]."""
+    scales, mins, levels = np.empty(16, np.uint8), np.empty(16, np.uint8), np.empty(256, np.uint8)
+    for n in range(len(x)):
+        here = found[:, 16 * n : 16 * n + 16]
+        scale_half = quantize_scales(here[SCALE], np.float32(15), scales)
+        min_half = quantize_scales(here[MIN], np.float32(15), mins)
+        for j in range(16):
+            out[n, j] = scales[j] | mins[j] << 4
+            scales[j], mins[j] = out[n, j] & 15, out[n, j] >> 4  # a scale below 0 spills into the min beside it
+        quantize_blocks(x[n], here, scale_half, scales, min_half, mins, np.int32(3), levels)
+        pack_pairs(levels, 0, out[n, 16:80])
+        put_half(out[n], 80, scale_half)
+        put_half(out[n], 82, min_half)
+
+
+def make_packer(bits: int):
+    """The packer of Q4_K or Q5_K."""
+    top = np.int32(2**bits - 1)
+    packed = 16 if bits == 4 else 48
+
+    @kernel
+    def pack(x, found, out):
+        """x: float32 [n, 256]; found: float32 [4, 8 * n]; out: uint8 [n, 144 or 176]."""
+        scales, mins, levels = np.empty(8, np.uint8), np.empty(8, np.uint8), np.empty(256, np.uint8)
+        for n in range(len(x)):
+            here = found[:, 8 * n : 8 * n + 8]
+            scale_half = quantize_scales(here[SCALE], np.float32(63), scales)
+            min_half = quantize_scales(here[MIN], np.float32(63), mins)
+            for j in range(8):
+                scales[j], mins[j] = min(scales[j], 63), min(mins[j], 63)
+            put_half(out[n], 0, scale_half)
+            put_half(out[n], 2, min_half)
+            pack_scales(scales, mins, out[n, 4:16])
+            quantize_blocks(x[n], here, scale_half, scales, min_half, mins, top, levels)
+            if bits == 5:
+                pack_plane(levels, 4, out[n, 16:48])
+            pack_nibbles(levels, 32, out[n, packed:])
+
+    return pack
+
+
+pack_q4_k = make_packer(4)
+pack_q5_k = make_packer(5)
+
+
+def _encode(search, pack, size: int, x: np.ndarray, out: np.ndarray) -> None:
+    found = np.empty((4, x.size // size), np.float32)
+    search(x.reshape(-1, size), found)
+    pack(x, found, out)
+
+
+def encode_q2_k(x: np.ndarray, out: np.ndarray) -> None:
+    """float32 [n, 256] to Q2_K, uint8 [n, 84]: 16 blocks of 16 weights, 4-bit scales and mins, 2-bit levels."""
+    _encode(search_q2_k, pack_q2_k, 16, x, out)
+
+
+def encode_q4_k(x: np.ndarray, out: np.ndarray) -> None:
+    """float32 [n, 256] to Q4_K, uint8 [n, 144]: 8 blocks of 32 weights, 6-bit scales and mins, 4-bit levels."""
+    _encode(search_q4_k, pack_q4_k, 32, x, out)
+
+
+def encode_q5_k(x: np.ndarray, out: np.ndarray) -> None:
+    """float32 [n, 256] to Q5_K, uint8 [n, 176]: 8 blocks of 32 weights, 6-bit scales and mins, 5-bit levels."""
+    _encode(search_q5_k, pack_q5_k, 32, x, out)

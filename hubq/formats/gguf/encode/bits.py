@@ -1,0 +1,139 @@
+"""What every kernel shares: how it is compiled, ggml's rounding, 16-bit floats, and the packing of small integers into bytes.
+
+Inside a kernel every number is float32 or int32. A bare Python float would be float64 and change the result; numba widens
+the result of integer arithmetic to 64 bits, which np.int32() around it undoes.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numba
+import numpy as np
+
+# No fastmath: every lane must keep ggml's order of operations, unfused.
+kernel = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
+inlined = functools.partial(kernel, inline="always")
+
+LANES = 64  # blocks side by side in a search; a multiple of every vector width, small enough for the first-level cache
+UNROLL = 8  # positions taken at a time, so that sums rest in registers between visits to memory
+
+ZERO = np.float32(0)
+ONE = np.float32(1)
+INFINITY = np.float32(np.inf)
+MAGIC = np.float32(1.5 * 2**23)  # adding it leaves the nearest integer, ties to even, in the low mantissa bits
+
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_MANTISSA = np.int32(0x7FFFFF)
+_MIDDLE = np.int32(0x400000)
+_HALF_INFINITY = np.int32(0x7C00)
+_HALF_NORMAL = np.int32(0x38800000)  # 2**-14, the smallest normal half
+_HALF_OVERFLOW = np.int32(0x47800000)  # 2**16, beyond the largest half
+_HALF_REBIAS = np.int32((127 - 15) << 23)
+_HALF_UNIT = np.float32(0.5)  # its last mantissa bit is worth 2**-24, the step of the subnormal halves
+_HALF_UNIT_BITS = np.int32(0x3F000000)
+_HALF_SCALE = np.float32(2.0**112)
+
+
+@kernel
+def nearest(value):
+    """ggml's nearest_int: round half to even for |value| <= 2**22; beyond that (NaN and infinity too) its mantissa bits."""
+    return np.int32((np.float32(value + MAGIC).view(np.int32) & _MANTISSA) - _MIDDLE)
+
+
+@kernel
+def clamp(value, low, high):
+    """`value` held between int32 `low` and `high`."""
+    return np.int32(max(low, min(high, value)))
+
+
+@inlined
+def lanes():
+    """One float32 for each lane."""
+    return np.empty(LANES, np.float32)
+
+
+@inlined
+def by_lanes(size):
+    """`size` float32 for each lane: [position, lane]."""
+    return np.empty((size, LANES), np.float32)
+
+
+@inlined
+def load_lanes(x, start, value):
+    """Transpose blocks `start` onwards of x [blocks, size] into value [size, LANES], zeros behind the last; returns their count."""
+    count = min(LANES, len(x) - start)
+    if count < LANES:
+        value[:] = ZERO
+    for b in range(count):
+        for i in range(len(value)):
+            value[i, b] = x[start + b, i]
+    return count
+
+
+@kernel
+def to_half(value):
+    """The bits, as int32, of the IEEE half nearest to `value` (ties to even, overflow to infinity; NaN becomes 0x7E00)."""
+    bits = np.float32(value).view(np.int32)
+    sign = (bits >> np.int32(16)) & np.int32(0x8000)
+    bits = np.int32(bits & _MAGNITUDE)
+    odd = (bits >> np.int32(13)) & np.int32(1)
+    normal = (bits - _HALF_REBIAS + np.int32(0xFFF) + odd) >> np.int32(13)
+    subnormal = np.float32(bits.view(np.float32) + _HALF_UNIT).view(np.int32) - _HALF_UNIT_BITS
+    half = subnormal if bits < _HALF_NORMAL else normal
+    half = _HALF_INFINITY if bits >= _HALF_OVERFLOW else half
+    half = np.int32(0x7E00) if bits > np.int32(0x7F800000) else half
+    return np.int32(sign | half)
+
+
+@kernel
+def from_half(half):
+    """The float32 value of the IEEE half whose bits are `half` (int32, not a NaN)."""
+    magnitude = half & np.int32(0x7FFF)
+    value = np.int32(magnitude << np.int32(13)).view(np.float32) * _HALF_SCALE
+    value = INFINITY if magnitude >= _HALF_INFINITY else value
+    return -value if half & np.int32(0x8000) else value
+
+
+@kernel
+def put_half(out, offset, half):
+    """Write the bits of a half, low byte first, to out[offset : offset + 2]."""
+    out[offset] = half & np.int32(0xFF)
+    out[offset + 1] = half >> np.int32(8)
+
+
+@kernel
+def quantize_row(row, low, scale, bottom, top, levels):
+    """levels = (row - low) / scale, rounded, from `bottom` to `top` and counted from `bottom`; an undefined one counts as 0."""
+    for i in range(len(row)):
+        levels[i] = clamp(nearest((row[i] - low[i]) / scale[i]), bottom, top) - bottom
+
+
+@inlined
+def pack_nibbles(levels, distance, out):
+    """Pair each 4-bit level with the one `distance` behind it: low nibble, high nibble. levels: 2 * len(out) of uint8."""
+    for run in range(0, len(out), distance):
+        for i in range(distance):
+            low, high = levels[2 * run + i], levels[2 * run + distance + i]
+            out[run + i] = (low & np.uint8(15)) | (high & np.uint8(15)) << np.uint8(4)
+
+
+@kernel
+def pack_pairs(levels, shift, out):
+    """Four 2-bit fields a byte, 32 weights apart: bits `shift` and `shift + 1` of 256 levels to 64 bytes."""
+    for half in range(2):
+        for i in range(32):
+            byte = np.uint8(0)
+            for k in range(4):
+                byte |= (levels[128 * half + 32 * k + i] >> np.uint8(shift) & np.uint8(3)) << np.uint8(2 * k)
+            out[32 * half + i] = byte
+
+
+@kernel
+def pack_plane(levels, shift, out):
+    """Eight 1-bit fields a byte, 32 weights apart: bit `shift` of 256 levels to 32 bytes."""
+    for i in range(32):
+        byte = np.uint8(0)
+        for k in range(8):
+            byte |= (levels[32 * k + i] >> np.uint8(shift) & np.uint8(1)) << np.uint8(k)
+        out[i] = byte

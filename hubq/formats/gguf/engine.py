@@ -1,0 +1,135 @@
+"""How a GGUF scores text: by llama.cpp, as users will run it, or by its weights alone, decoded into the reference model.
+
+The two disagree on purpose: llama.cpp also rounds activations and keeps its cache in 16 bits. So every number names its engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from hubq.checkpoint import few, open_checkpoint
+from hubq.errors import HubqError, MissingExtra, Usage
+from hubq.formats.gguf.arch import family
+from hubq.nouns import Artifact, Source
+
+Logits = Callable[[np.ndarray, int], Any]
+
+AGAIN = "build it again with --force"
+
+
+def available() -> tuple[str, ...]:
+    """The engines that can run here, most faithful to what users will run first."""
+    return tuple(name for name in ENGINES if name != "llama.cpp" or importlib.util.find_spec("llama_cpp"))
+
+
+def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Logits]:
+    """A GGUF that scores token ids: a context manager of a callable like that of reference.load.
+
+    Raises Usage for an unknown engine, MissingExtra where llama.cpp is not installed, HubqError for a file that does not load.
+    """
+    if engine not in ENGINES:
+        raise Usage(f"there is no engine {engine!r} for GGUF", f"choose one of {', '.join(ENGINES)}")
+    if engine not in available():
+        raise MissingExtra("the engine llama.cpp needs llama-cpp-python", 'pip install "hubq[llama]"')
+    return ENGINES[engine](artifact, source)
+
+
+@contextmanager
+def _weights(artifact: Artifact, source: Source) -> Iterator[Logits]:
+    from hubq import reference
+
+    with reference.load(source.config, decoded(artifact.path, source)) as logits:
+        yield logits
+
+
+def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of a GGUF under the names and in the row order of its source, float32, one tensor at a time."""
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, LookupError, OSError) as error:
+        raise HubqError(f"{path.name} cannot be read as GGUF: {error}", AGAIN) from error
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
+        wanted = [tensor for tensor in family(source.config).tensors(source.config, checkpoint.tensors) if tensor.source]
+    if missing := [tensor.name for tensor in wanted if tensor.name not in found]:
+        raise HubqError(f"{path.name} lacks tensors: {few(missing)}", AGAIN)
+    for tensor in wanted:
+        stored = found[tensor.name]
+        values = gguf.quants.dequantize(stored.data, stored.tensor_type).reshape(tensor.shape)
+        yield tensor.source, values if tensor.rows is None else values[np.argsort(tensor.rows)]
+
+
+@contextmanager
+def _llama_cpp(artifact: Artifact, source: Source) -> Iterator[Logits]:
+    import llama_cpp
+
+    llama_cpp.llama_log_set(_listen, None)
+    llama_cpp.llama_backend_init()
+    _log.clear()
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(artifact.path), llama_cpp.llama_model_default_params())
+    if not model:
+        raise HubqError(f"llama.cpp cannot load {artifact.path.name}: {_reason()}", AGAIN)
+    try:
+        yield lambda ids, first: _decode(model, artifact.path.name, ids, first)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
+    """Logits [T - 1 - first, V], float32, of one window in an empty context: one batch, as llama-perplexity does."""
+    import llama_cpp
+
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = len(ids)
+    settings.n_threads = settings.n_threads_batch = _cores()
+    context = llama_cpp.llama_init_from_model(model, settings)
+    if not context:
+        raise HubqError(f"llama.cpp cannot make room for {len(ids)} tokens of {name}: {_reason()}", "use shorter windows")
+    try:
+        tokens, wanted = ids.astype(np.int32), np.zeros(len(ids), np.int8)
+        wanted[first:-1] = 1
+        batch = llama_cpp.llama_batch(
+            n_tokens=len(ids),
+            token=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        if code := llama_cpp.llama_decode(context, batch):
+            raise HubqError(f"llama.cpp failed on {name} with code {code}: {_reason()}", AGAIN)
+        shape = (int(wanted.sum()), llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape).copy()
+    finally:
+        llama_cpp.llama_free(context)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_log: deque[str] = deque(maxlen=20)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+def _listen(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    """llama.cpp's log goes here instead of standard error; errors (level 4) are kept for an exception to quote."""
+    if level == 4:
+        _log.append(text.decode("utf-8", "replace").strip())
+
+
+def _reason() -> str:
+    return _log[0] if _log else "it gives no reason"
+
+
+ENGINES: dict[str, Callable[[Artifact, Source], AbstractContextManager[Logits]]] = {
+    "llama.cpp": _llama_cpp,
+    "weights": _weights,
+}

@@ -1,0 +1,93 @@
+"""The "Run it" part of a GGUF card.
+
+Names of files follow `{Model}-{LEVEL}.gguf`. llama.cpp (common/download.cpp, `find_best_model`) takes the first listed file in
+which `TAG[.-]` occurs anywhere, in any case; so `:F16` finds `M-BF16.gguf`, and such a file has to be named in full.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from urllib.parse import quote
+
+from hubq.nouns import Artifact, Release
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_CLOSED = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # a line break would end a block of code
+_LLAMA_CPP = "**llama.cpp**, in the terminal and as a server with a web page"
+
+
+def usage(release: Release) -> str:
+    """Markdown that runs a release's files in llama.cpp, Ollama and LM Studio; no heading of its own.
+
+    Where `release.target` is no Hub id (`owner/name`), the commands name local files.
+    """
+    if not release.artifacts:
+        return ""
+    file = _first(release)
+    blocks = _remote(release, file) if _HUB_ID.fullmatch(release.target) else _local(release, file)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _first(release: Release) -> Artifact:
+    """Q4_K_M, which llama.cpp and Ollama take when no tag is given, else the smallest file."""
+    named = [file for file in release.artifacts if _level(file) == "Q4_K_M"]
+    return named[0] if named else min(release.artifacts, key=lambda file: file.size)
+
+
+def _level(file: Artifact) -> str:
+    return file.level.partition(":")[2]
+
+
+def _block(title: str, *lines: str) -> str:
+    body = "\n".join(_CLOSED.sub(" ", line) for line in lines)
+    return f"{title}\n\n```sh\n{body}\n```"
+
+
+def _remote(release: Release, file: Artifact) -> list[str]:
+    target, name, level = release.target, file.path.name, _level(file)
+    if _found_by_tag(release, file):
+        hf, ollama = f"-hf {target}:{level}", f"hf.co/{target}:{level}"
+    else:
+        hf, ollama = f"-hf {target} --hf-file {shlex.quote(name)}", shlex.quote(f"hf.co/{target}:{name}")
+    link = f"lmstudio://open_from_hf?model={target}&file={quote(name)}"
+    return [
+        _block(_LLAMA_CPP, _cli(release, hf), f"llama-server {hf}"),
+        _block("**Ollama**", f"ollama run {ollama}"),
+        _block("**LM Studio**, by its command line or by a link", f"lms get https://huggingface.co/{target}@{level}", f"# {link}"),
+        _block("**The file alone**", f"hf download {target} {shlex.quote(name)} --local-dir ."),
+        _tags(release),
+    ]
+
+
+def _local(release: Release, file: Artifact) -> list[str]:
+    name, modelfile = shlex.quote(file.path.name), shlex.quote(f"FROM ./{file.path.name}")
+    return [
+        _block(_LLAMA_CPP, _cli(release, f"-m {name}"), f"llama-server -m {name}"),
+        _block("**Ollama**", f"echo {modelfile} > Modelfile", "ollama create my-model -f Modelfile", "ollama run my-model"),
+        _block("**LM Studio**", f"lms import {name}"),
+    ]
+
+
+def _cli(release: Release, model: str) -> str:
+    """A chat, or plain continuation of text where the model has no chat template."""
+    return f"llama-cli {model}" if release.card.get("chat_template") else f'llama-completion {model} -p "Once upon a time"'
+
+
+def _found_by_tag(release: Release, file: Artifact) -> bool:
+    """Whether `target:LEVEL` leads to this file and no other."""
+    pattern = re.compile(re.escape(_level(file)) + "[.-]", re.IGNORECASE)
+    hits = sorted(other.path.name for other in release.artifacts if pattern.search(other.path.name))
+    return hits[:1] == [file.path.name]
+
+
+def _tags(release: Release) -> str:
+    """Which tag, or else which file name, leads to each file."""
+    named = [file for file in release.artifacts if not _found_by_tag(release, file)]
+    tags = ", ".join(f"`{_level(file)}`" for file in release.artifacts if file not in named)
+    text = f"The tag behind the colon picks the file: {tags}." if tags else ""
+    if not named:
+        return text
+    levels = ", ".join(f"`{_level(file)}`" for file in named)
+    lines = [f"llama-cli -hf {release.target} --hf-file {shlex.quote(file.path.name)}" for file in named]
+    return (text + "\n\n" + _block(f"The tag {levels} would lead to another file; name the file instead", *lines)).strip()

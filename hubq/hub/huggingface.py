@@ -1,0 +1,285 @@
+"""The Hugging Face Hub. The only import of huggingface_hub, whose downloads check sizes but not hashes: hubq checks both."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub as client
+from huggingface_hub import errors, utils
+
+from hubq import __version__
+from hubq.errors import HubError, HubqError
+from hubq.hub import faults
+from hubq.hub.faults import LOG_IN, TRY_AGAIN, again, explain, pause, scrub_record, status, transient
+from hubq.hub.files import Content, check_path, listed, same, sha256, size, verified
+from hubq.nouns import RepoFile, Snapshot
+
+ANSWER = 120.0  # seconds to wait for the Hub's answer; the client itself would wait for ever
+
+
+class HuggingFace:
+    """The Hub at `endpoint` (None: HF_ENDPOINT or huggingface.co) with `token` (None: HF_TOKEN or the saved login)."""
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
+        self._api = client.HfApi(endpoint, token, library_name="hubq", library_version=__version__)
+        utils.disable_progress_bars()
+        for handler in logging.getLogger("huggingface_hub").handlers:
+            handler.addFilter(scrub_record)
+
+    def snapshot(self, repo: str, revision: str | None = None) -> Snapshot:
+        """See Hub.snapshot."""
+        with self._plain_errors(repo, revision):
+            commit = again(lambda: self._api.model_info(repo, revision=revision, timeout=ANSWER)).sha or ""
+            if not re.fullmatch(r"[0-9a-f]{40}", commit):
+                raise HubError(f"{repo} has no commit that hubq can pin: the Hub answered {commit!r}")
+            tree = self._api.list_repo_tree(repo, recursive=True, revision=commit)
+            files = [_repo_file(entry) for entry in tree if isinstance(entry, client.RepoFile)]
+        return Snapshot(repo, commit, tuple(sorted(files, key=lambda file: file.path)))
+
+    def read(self, snapshot: Snapshot, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """See Hub.read."""
+        file = listed(snapshot, path)
+        stop = file.size if stop is None else min(stop, file.size)
+        if start >= stop:
+            return b""
+        with self._plain_errors(snapshot.repo):
+            data = again(lambda: self._range(snapshot, path, start, stop))
+        if len(data) != stop - start:
+            raise HubError(f"{path} broke off: {len(data)} of {stop - start} bytes came from {snapshot.repo}", TRY_AGAIN)
+        if stop - start == file.size:
+            verified(file, data)
+        return data
+
+    def _range(self, snapshot: Snapshot, path: str, start: int, stop: int) -> bytes:
+        url = client.hf_hub_url(snapshot.repo, path, revision=snapshot.commit, endpoint=self._api.endpoint)
+        headers = utils.build_hf_headers(token=self._api.token, library_name="hubq", library_version=__version__)
+        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        with utils.http_stream_backoff("GET", url, headers=headers, timeout=ANSWER, max_retries=0) as response:
+            utils.hf_raise_for_status(response)
+            skip = 0 if response.status_code == 206 else start
+            data = bytearray()
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) >= skip + stop - start:
+                    break
+        return bytes(data[skip : skip + stop - start])
+
+    def cached(self, snapshot: Snapshot, path: str) -> bool:
+        """See Hub.cached."""
+        file = listed(snapshot, path)
+        found = client.try_to_load_from_cache(snapshot.repo, path, revision=snapshot.commit)
+        return isinstance(found, str) and os.path.getsize(found) == file.size
+
+    def pull(
+        self, snapshot: Snapshot, paths: Sequence[str], progress: Callable[[str, int, int], None] | None = None
+    ) -> tuple[Path, tuple[RepoFile, ...]]:
+        """See Hub.pull. The folder is the commit's own in the Hub cache (HF_HOME), shared with all programs."""
+        wanted = [listed(snapshot, path) for path in paths]
+        folder, files = Path(), []
+        for file in wanted:
+            local, checked = self._fetch(snapshot, file, progress)
+            folder = local.parents[file.path.count("/")]
+            files.append(checked)
+        return folder, tuple(files)
+
+    def _fetch(self, snapshot: Snapshot, file: RepoFile, progress: Any) -> tuple[Path, RepoFile]:
+        """A file in the cache and its listing, checked. What does not match is deleted, then fetched again once."""
+        for last in (False, True):
+            local = self._download(snapshot, file, progress)
+            try:
+                checked = verified(file, local)
+            except HubError as error:
+                _forget(local)
+                if last:
+                    raise HubError(f"{snapshot.repo}, downloaded twice: {error.message}", error.hint) from None
+            else:
+                if progress:
+                    progress(file.path, file.size, file.size)
+                return local, checked
+        raise AssertionError("unreachable")
+
+    def _download(self, snapshot: Snapshot, file: RepoFile, progress: Any) -> Path:
+        with self._plain_errors(snapshot.repo):
+            found = again(
+                lambda: self._api.hf_hub_download(
+                    snapshot.repo, file.path, revision=snapshot.commit, tqdm_class=_meter(file, progress)
+                )
+            )
+        return Path(found)
+
+    def has_token(self) -> bool:
+        """See Hub.has_token."""
+        with self._plain_errors("the login"):
+            return bool(self._api.token or client.get_token())
+
+    def owner(self) -> str:
+        """See Hub.owner."""
+        return self._account()["name"] if self.has_token() else ""
+
+    def check_writable(self, repo: str) -> None:
+        """See Hub.check_writable."""
+        self._need_token(repo)
+        with self._plain_errors(repo), _patience():
+            try:
+                again(lambda: self._api.auth_check(repo, write=True))
+            except errors.RepositoryNotFoundError:
+                self._check_creatable(repo)
+
+    def _check_creatable(self, repo: str) -> None:
+        account = self._account()
+        if repo.partition("/")[0] not in {account["name"], *(org["name"] for org in account.get("orgs", []))}:
+            raise HubError(f"{repo} does not exist, and {account['name']} cannot create it: the owner is somebody else", LOG_IN)
+        if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise HubError(f"the token cannot write to {repo}: it is for reading only", f"use one with write access: {LOG_IN}")
+
+    def _account(self) -> dict[str, Any]:
+        with self._plain_errors("the account"), _patience():
+            return again(lambda: self._api.whoami(cache=True))
+
+    def ensure(self, repo: str, private: bool = False) -> None:
+        """See Hub.ensure. Without `private` the owner's default visibility applies."""
+        self._need_token(repo)
+        with self._plain_errors(repo), _patience():
+            again(lambda: self._api.create_repo(repo, private=private or None, exist_ok=True))
+
+    def push(
+        self,
+        repo: str,
+        files: Mapping[str, Path | bytes],
+        message: str,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Snapshot:
+        """See Hub.push. Needs a token with write access."""
+        for path in files:
+            check_path(path)
+        self._need_token(repo)
+        head = self.snapshot(repo)
+        hashes = {path: sha256(content) for path, content in files.items()}
+        changed = [path for path, content in files.items() if not same(head.file(path), content, hashes[path])]
+        if not changed:
+            return head
+        with self._plain_errors(repo), _patience():
+            additions = self._upload(repo, {path: files[path] for path in changed}, hashes, progress)
+            after = self._commit(head, additions, message, files, hashes)
+        for path, content in files.items():
+            if not same(after.file(path), content, hashes[path]):
+                raise HubError(
+                    f"{path} in {repo} is not what was pushed: its SHA-256 should be {hashes[path]}, "
+                    f"but at commit {after.commit[:10]} the Hub lists {after.file(path)}",
+                    "run the command again: it sends only what differs",
+                )
+        return after
+
+    def _upload(self, repo: str, files: Mapping[str, Content], hashes: Mapping[str, str], progress: Any) -> list[Any]:
+        """Sends the content of large files, which no commit refers to yet; returns the operations of the commit."""
+        additions = []
+        for path, content in files.items():
+            report = progress or (lambda *_: None)
+            report(path, 0, size(content))
+            addition = client.CommitOperationAdd(path, content)
+            # An empty .gitignore, or the Hub's own would silently drop files from the commit.
+            self._api.preupload_lfs_files(repo, [addition], gitignore_content="")
+            if addition.upload_info.sha256.hex() != hashes[path]:
+                raise HubError(f"{path} was changed while it was uploaded", TRY_AGAIN)
+            report(path, size(content), size(content))
+            additions.append(addition)
+        return additions
+
+    def _commit(
+        self, head: Snapshot, additions: list[Any], message: str, files: Mapping[str, Content], hashes: Mapping[str, str]
+    ) -> Snapshot:
+        """One commit on top of `head`. After an answer that leaves it open what happened, the Hub's files decide."""
+        for wait in (*faults.WAITS, None):
+            try:
+                commit = self._api.create_commit(head.repo, additions, commit_message=message, parent_commit=head.commit)
+                return self.snapshot(head.repo, commit.oid)
+            except errors.HTTPError as error:
+                if not (transient(error) or status(error) in (409, 412)):
+                    raise
+                now = self.snapshot(head.repo)
+                if all(same(now.file(path), content, hashes[path]) for path, content in files.items()):
+                    return now
+                if wait is None:
+                    raise
+                if moved := [path for path in files if now.file(path) != head.file(path)]:
+                    raise HubError(
+                        f"somebody else changed {', '.join(moved)} in {head.repo} during the push; nothing was committed",
+                        "run the command again, and not twice at the same time",
+                    ) from None
+                if now.commit == head.commit:
+                    time.sleep(pause(error, wait))
+                head = now
+        raise AssertionError("unreachable")
+
+    def _need_token(self, repo: str) -> None:
+        if not self.has_token():
+            raise HubError(f"writing to {repo} needs a token, and there is none", LOG_IN)
+
+    @contextmanager
+    def _plain_errors(self, repo: str, revision: str | None = None) -> Iterator[None]:
+        """Turns what the client raises into HubError. The cause is dropped: its text may hold signed addresses."""
+        try:
+            yield
+        except HubqError:
+            raise
+        except (errors.HTTPError, errors.OIDCError, OSError, ValueError, RuntimeError) as error:
+            raise explain(error, repo, revision, self._api.endpoint) from None
+
+
+def _repo_file(entry: Any) -> RepoFile:
+    if entry.lfs:
+        return RepoFile(entry.path, entry.lfs.size, sha256=entry.lfs.sha256)
+    return RepoFile(entry.path, entry.size, blob=entry.blob_id)
+
+
+def _forget(path: Path) -> None:
+    """Deletes a cached file: the link in the snapshot's folder, and every link behind it down to the content."""
+    while path.is_symlink():
+        target = path.parent / os.readlink(path)
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def _meter(file: RepoFile, progress: Callable[[str, int, int], None] | None) -> type:
+    """A class with those methods of tqdm that the client's downloads call, as its parameter `tqdm_class` wants one."""
+
+    class Meter:
+        def __init__(self, *_: Any, initial: int = 0, **__: Any) -> None:
+            self.done = initial
+
+        def __enter__(self) -> Meter:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def update(self, count: int) -> None:
+            self.done += count
+            if progress:
+                progress(file.path, self.done, file.size)
+
+        def ignore(self, *_: Any, **__: Any) -> None:
+            return None
+
+        close = update_transfer = set_postfix_str = set_transfer_postfix_str = ignore
+
+    return Meter
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Within this, requests without a timeout of their own wait ANSWER seconds."""
+    session = client.get_session()
+    before, session.timeout = session.timeout, ANSWER
+    try:
+        yield
+    finally:
+        session.timeout = before

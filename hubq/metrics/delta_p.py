@@ -1,0 +1,13 @@
+"""Change of the right token's probability: below zero, the variant is less sure of the truth than the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hubq.metrics.table import Scores, mean
+from hubq.nouns import Estimate
+
+
+def delta_p(scores: Scores) -> Estimate:
+    """The mean of p(variant) - p(reference), -1 to 1."""
+    return mean(np.exp(-scores.nll) - np.exp(-scores.nll_ref))

@@ -1,0 +1,171 @@
+"""The nouns of hubq, as frozen dataclasses and nothing else.
+
+    Source + Level -> Recipe --build--> Artifact --+
+                                                   +--score--> Measurement -> Release --card--> README --push--> Hub
+                                        EvalSet ---+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RepoFile:
+    """A file as a hub lists it: `path` inside the repository, `size` in bytes, and the hash that pins its content.
+
+    `sha256` is known for large files (and everywhere in a folder hub); for small ones the Hub lists `blob`, git's SHA-1 of the blob.
+    """
+
+    path: str
+    size: int
+    sha256: str | None = None
+    blob: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A repository at one commit: `repo` is its id, `commit` 40 hexadecimal digits, `files` all that it holds, sorted by path."""
+
+    repo: str
+    commit: str
+    files: tuple[RepoFile, ...]
+
+    def file(self, path: str) -> RepoFile | None:
+        """The listing of one path, or None."""
+        return next((file for file in self.files if file.path == path), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model in Hub format at one commit, on disk and checked against the Hub's listing.
+
+    `config` is config.json without the keys that could load code; `card` the front matter of README.md as plain data;
+    `files` only the files that hubq uses, each with its SHA-256.
+    """
+
+    repo: str
+    commit: str
+    folder: Path
+    config: Mapping[str, Any]
+    card: Mapping[str, Any]
+    files: tuple[RepoFile, ...]
+
+    @property
+    def name(self) -> str:
+        """The model's name without its owner."""
+        return self.repo.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One way of storing weights, written `format:name` everywhere: `gguf:Q4_K_M`. `bits` are the nominal bits per weight."""
+
+    id: str
+    bits: float
+    summary: str
+
+    @property
+    def format(self) -> str:
+        """The part before the colon."""
+        return self.id.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """The part behind the colon."""
+        return self.id.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Which storage type each tensor gets at one level, in file order. `fallbacks` counts tensors whose shape forbade the level's own type."""
+
+    level: str
+    types: Mapping[str, str]
+    fallbacks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished file: `size` in bytes, `weights` stored in it, `types` tensors per storage type, `key` of the recipe and inputs that made it."""
+
+    level: str
+    path: Path
+    size: int
+    sha256: str
+    weights: int
+    types: Mapping[str, int]
+    fallbacks: int
+    key: str
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the whole file, metadata included, divided by the number of weights."""
+        return 8 * self.size / self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """The text that measures a release, pinned.
+
+    `dataset` is a Hub id or a file's name, `revision` its commit (or the file's SHA-256); `tokens` counts the ids of the
+    whole split, `available` the windows in it, `windows` those scored, `length` ids in each, chosen by `seed`;
+    `bos` is the id that replaces each window's first, or None; the two hashes pin the text and the scored ids.
+    """
+
+    dataset: str
+    config: str | None
+    split: str
+    field: str
+    revision: str
+    tokens: int
+    available: int
+    windows: int
+    length: int
+    seed: int
+    bos: int | None
+    text_sha256: str
+    ids_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A measured number with its standard error (clustered by window) and the count of tokens behind it."""
+
+    value: float
+    stderr: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one engine measured of one level (or of `reference`, the source itself): metric name -> Estimate."""
+
+    level: str
+    engine: str
+    values: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Everything a card tells: the pinned source, the files, the numbers and the versions that made them.
+
+    `weights` counts the model's parameters; `versions` maps package name to version; `machine` describes where the numbers
+    were measured; `command` makes the release again.
+    """
+
+    source: str
+    commit: str
+    architecture: str
+    weights: int
+    target: str
+    card: Mapping[str, Any]
+    artifacts: tuple[Artifact, ...]
+    measurements: tuple[Measurement, ...] = ()
+    evalset: EvalSet | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ""
+    command: str = ""

@@ -1,0 +1,156 @@
+"""Release <-> release.json: the facts of a card, machine-readable, which later runs read back and use again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import Any
+
+from hubq.errors import BadSource, Unsupported
+from hubq.nouns import Artifact, EvalSet, Measurement, Release
+
+SCHEMA = 1
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def plain(value: object) -> str:
+    """One line of text without control, format and bidirectional characters."""
+    kept = (" " if unicodedata.category(ch)[0] == "C" else ch for ch in str(value))
+    return " ".join("".join(kept).split())
+
+
+def place(text: str, keep_id: bool = False) -> str:
+    """The last part of an id or a path; with `keep_id` a Hub id stays whole. So no folder of a machine is ever printed."""
+    return text if keep_id and HUB_ID.fullmatch(text) else plain(re.split(r"[/\\]", text.rstrip("/\\"))[-1])
+
+
+def facts(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What hubq keeps of a source's front matter, as short plain strings: whether it chats, its task, languages and licence."""
+    kept: dict[str, Any] = {"chat_template": bool(card.get("chat_template"))}
+    for name in ("pipeline_tag", "license", "license_name", "license_link"):
+        if isinstance(card.get(name), str) and plain(card[name]):
+            kept[name] = plain(card[name])[:200]
+    language = card.get("language")
+    language = [language] if isinstance(language, str) else language if isinstance(language, list | tuple) else []
+    return kept | {"language": [plain(code)[:20] for code in language if isinstance(code, str)]}
+
+
+def record(release: Release) -> dict[str, Any]:
+    """The facts of a card as plain data in a fixed order; paths are names of files, numbers that are not finite are None."""
+    return {
+        "schema": SCHEMA,
+        "source": {"repo": place(release.source, keep_id=True), "commit": release.commit},
+        "architecture": release.architecture,
+        "weights": release.weights,
+        "target": place(release.target, keep_id=True),
+        "card": facts(release.card),
+        "files": [_file_record(file) for file in release.artifacts],
+        "evalset": _evalset_record(release.evalset) if release.evalset else None,
+        "measurements": [_measurement_record(row) for row in release.measurements],
+        "versions": dict(sorted(release.versions.items())),
+        "machine": release.machine,
+        "command": release.command,
+    }
+
+
+def _evalset_record(text: EvalSet) -> dict[str, Any]:
+    return asdict(text) | {"dataset": place(text.dataset, keep_id=True)}
+
+
+def _file_record(file: Artifact) -> dict[str, Any]:
+    kept = {"path": file.path.name, "level": file.level, "size": file.size, "sha256": file.sha256, "weights": file.weights}
+    return kept | {
+        "bits_per_weight": file.bits_per_weight,
+        "types": dict(sorted(file.types.items())),
+        "fallbacks": file.fallbacks,
+        "key": file.key,
+    }
+
+
+def _measurement_record(row: Measurement) -> dict[str, Any]:
+    def finite(number: float) -> float | None:
+        return number if math.isfinite(number) else None
+
+    metrics = {
+        name: {"value": finite(estimate.value), "stderr": finite(estimate.stderr), "count": estimate.count}
+        for name, estimate in sorted(row.values.items())
+    }
+    return {"level": row.level, "engine": row.engine, "metrics": metrics}
+
+
+def release_json(release: Release) -> bytes:
+    """`record` as ASCII JSON; every float reads back as the same float."""
+    return (json.dumps(record(release), indent=2, allow_nan=False) + "\n").encode()
+
+
+def read_record(data: bytes) -> Release:
+    """The Release that a release.json tells; paths are bare names. Raises BadSource or Unsupported, naming the problem."""
+    from pydantic import TypeAdapter
+
+    hint = "restore release.json from the repository's history, or run `hubq publish` again"
+    try:
+        raw = json.loads(data)
+        if not isinstance(raw, dict):
+            raise TypeError("it is not a JSON object")
+        if raw.get("schema") != SCHEMA:
+            raise Unsupported(
+                f"release.json has schema {raw.get('schema')!r}, and this hubq reads {SCHEMA}",
+                hint="pip install --upgrade hubq",
+            )
+        release = TypeAdapter(Release).validate_json(json.dumps(_nouns(raw)), strict=True)
+        _check(release)
+    except KeyError as error:
+        raise BadSource(f"release.json has no {error.args[0]!r}", hint) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadSource(f"release.json is damaged: {_first_problem(error)}", hint) from error
+    return release
+
+
+def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
+    """The shape of release.json -> the shape of Release."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    measurements = [
+        {
+            "level": row["level"],
+            "engine": row["engine"],
+            "values": {
+                name: {"value": number(metric["value"]), "stderr": number(metric["stderr"]), "count": metric["count"]}
+                for name, metric in row["metrics"].items()
+            },
+        }
+        for row in raw["measurements"]
+    ]
+    same = ("architecture", "weights", "target", "card", "evalset", "versions", "machine", "command")
+    return {name: raw[name] for name in same} | {
+        "source": raw["source"]["repo"],
+        "commit": raw["source"]["commit"],
+        "artifacts": raw["files"],
+        "measurements": measurements,
+    }
+
+
+def _check(release: Release) -> None:
+    for file in release.artifacts:
+        name = str(file.path)
+        if PurePosixPath(name).name != name or "\\" in name or plain(name) != name:
+            raise ValueError(f"{name!r} is not the name of a file")
+        if file.size < 0 or file.weights <= 0 or not SHA256.fullmatch(file.sha256):
+            raise ValueError(f"{name} has an impossible size, number of weights or SHA-256")
+
+
+def _first_problem(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return plain(error)
+    first = error.errors()[0]
+    return plain(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")

@@ -1,0 +1,116 @@
+"""The only import of transformers: a causal language model from a config and a stream of weights, the reference.
+
+The model is never read with `from_pretrained`: nothing in a model's repository but its sanitised config and its numbers
+reaches transformers, and the same code scores the source and the weights of a quantized file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from hubq.checkpoint import AGAIN, few, open_checkpoint
+from hubq.errors import BadSource, Unsupported
+from hubq.nouns import Source
+
+ENGINE = "transformers"
+
+Logits = Callable[[np.ndarray, int], torch.Tensor]
+
+# settings that say how the weights were stored or by what they were written, and have no say in what is computed here
+STORAGE = {"model_type", "torch_dtype", "dtype", "transformers_version"}
+
+
+def source_weights(source: Source) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a source under their Hub names, decoded to float32 one at a time. Raises what open_checkpoint raises."""
+    with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
+        for name in checkpoint.tensors:
+            yield name, checkpoint.read(name)
+
+
+@contextmanager
+def load(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[Logits]:
+    """A model that scores token ids in float32, on the GPU if there is one.
+
+    `config` is a sanitised config.json, `tensors` yields (Hub name, float32 array). The callable takes ids [T] and `first`, and
+    returns logits [T - 1 - first, V], float32: those at positions first to T - 2, which predict ids first + 1 to T - 1. Raises
+    Unsupported for a kind of model that transformers does not have, BadSource for a config or tensors that do not fit it.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("highest")  # no TF32
+    logging.set_verbosity_error()
+    model = _hollow(config)
+    _fill(model, tensors, device)
+    try:
+        yield lambda ids, first: _logits(model, ids, first, device)
+    finally:
+        model.to("meta")  # frees the weights, whoever still holds the callable
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def _logits(model: PreTrainedModel, ids: np.ndarray, first: int, device: torch.device) -> torch.Tensor:
+    batch = torch.as_tensor(ids, dtype=torch.int64, device=device)[None]
+    keep = torch.arange(first, len(ids) - 1, device=device)
+    return model(input_ids=batch, use_cache=False, logits_to_keep=keep).logits[0]
+
+
+def _hollow(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The model that a config describes, its parameters without storage, its buffers computed."""
+    kind = str(config.get("model_type"))
+    settings = {key: value for key, value in config.items() if key not in STORAGE}
+    try:
+        with _parameters_on_meta():
+            described = AutoConfig.for_model(kind, **settings)
+            model = AutoModelForCausalLM.from_config(described, dtype=torch.float32, trust_remote_code=False)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise Unsupported(
+            f"transformers cannot build a causal language model of type {kind!r} from config.json: {error}",
+            "update transformers, or publish without measurements: --no-eval",
+        ) from error
+    return model.eval()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """While a model is built, its parameters take no memory and no random numbers; buffers get their values."""
+    register = torch.nn.Module.register_parameter
+
+    def hollow(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = hollow  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _fill(model: PreTrainedModel, tensors: Iterable[tuple[str, np.ndarray]], device: torch.device) -> None:
+    """Give every parameter its values; tied ones share them. Raises BadSource for names or shapes that do not fit."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state: dict[str, torch.Tensor] = {}
+    unknown = []
+    for name, array in tensors:
+        if name in shapes and shapes[name] != array.shape:
+            raise BadSource(f"the tensor {name!r} is {list(array.shape)}, config.json makes it {list(shapes[name])}", AGAIN)
+        if name in shapes:
+            state[name] = torch.from_numpy(np.require(array, np.float32, ["C", "W"])).to(device)
+        elif not name.endswith("rotary_emb.inv_freq"):  # a buffer that old versions of transformers stored
+            unknown.append(name)
+    if unknown:
+        raise BadSource(f"transformers' {type(model).__name__} has no parameters of these names: {few(sorted(unknown))}", AGAIN)
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights(missing_keys=shapes.keys() - state.keys())
+    if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise BadSource(f"the weights lack parameters that config.json calls for: {few(missing)}", AGAIN)
+    model.to(device)

@@ -1,0 +1,78 @@
+"""What hubq takes from a model's repository, and how its small files are read: as data, never as code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from hubq.errors import BadSource, Unsupported
+from hubq.nouns import Snapshot
+
+# the files beside the weights that hubq reads; others are never fetched
+USED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "model.safetensors.index.json",
+    "README.md",
+    "LICENSE*",
+)
+
+
+def used(snapshot: Snapshot) -> tuple[str, ...]:
+    """The paths of the small files that hubq reads from a repository."""
+    return tuple(file.path for file in snapshot.files if any(fnmatchcase(file.path, pattern) for pattern in USED))
+
+
+def read_config(data: bytes) -> dict[str, Any]:
+    """config.json without the keys that could load code: those beginning with "_", and trust_remote_code, at any depth.
+
+    Raises BadSource for a file that is no JSON object, Unsupported for a model that needs code of its own or is quantized already.
+    """
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSource(f"config.json cannot be read: {error}", "check the model's repository") from None
+    if not isinstance(config, dict):
+        raise BadSource("config.json is not a table", "check the model's repository")
+    if "auto_map" in config:
+        raise Unsupported(
+            "the model needs code from its repository (auto_map in config.json), and hubq runs no code that it did not bring",
+            "look for a version of the model that transformers supports by itself",
+        )
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else None
+        raise Unsupported(f"the model is quantized already ({method})", "start from the original, unquantized model")
+    return _clean(config)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _clean(v) for k, v in value.items() if not k.startswith("_") and k != "trust_remote_code"}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+def read_card(data: bytes) -> Mapping[str, Any]:
+    """The front matter of a model card as plain data; empty where there is none or it cannot be read."""
+    import yaml
+
+    text = data.decode("utf-8", "replace").lstrip("\ufeff")
+    if not text.startswith("---"):
+        return {}
+    front = text[3:].partition("\n---")[0]
+    try:
+        card = yaml.safe_load(front)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}

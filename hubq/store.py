@@ -1,0 +1,140 @@
+"""The work store: finished files and measurements by the key of what made them, so that a second run does only what is missing.
+
+    ROOT/artifacts/KEY/{FILE, record.json}     an Artifact; the folder appears by one rename, complete and fsynced
+    ROOT/measurements/KEY.json                 a Measurement
+    ROOT/artifacts/KEY.part/                   being written; left behind by a killed run, wiped by the next
+
+A key is the SHA-256 of everything that the content depends on. What is found is checked against its record before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hubq.errors import HubqError
+from hubq.nouns import Artifact, Estimate, Measurement
+
+
+def default_root() -> Path:
+    """Where the store is unless somebody says otherwise: HUBQ_HOME, or hubq in the user's cache folder."""
+    if home := os.environ.get("HUBQ_HOME"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubq"
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """The SHA-256 of facts as canonical JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Store:
+    """A work store below `root`. Nothing is written before something is kept."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out. Raises HubqError where another one is at work here, or the folder cannot be written."""
+        from filelock import FileLock, Timeout
+
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise HubqError(f"another hubq is working in {self.root}", "wait for it, or give this run a --work-dir of its own") from None
+        except OSError as error:
+            raise HubqError(f"cannot write to {self.root}: {error.strerror}", "choose another folder with --work-dir") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def artifact(self, key: str, check: bool = True) -> Artifact | None:
+        """The finished file of a key, or None. With `check` its size and SHA-256 are held against the record; a damaged one is removed."""
+        folder = self.root / "artifacts" / key
+        facts = _read(folder / "record.json")
+        if facts is None:
+            return None
+        artifact = Artifact(**{**facts, "path": folder / facts["path"]})
+        sound = artifact.path.is_file() and artifact.path.stat().st_size == artifact.size
+        if sound and check:
+            sound = sha256(artifact.path) == artifact.sha256
+        if sound:
+            return artifact
+        if check:
+            shutil.rmtree(folder)
+        return None
+
+    def aside(self, key: str) -> Path:
+        """An empty folder to write the file of a key in."""
+        folder = self.root / "artifacts" / f"{key}.part"
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def keep(self, artifact: Artifact) -> Artifact:
+        """Take over a complete, fsynced file from its `aside` folder under its key."""
+        folder = self.root / "artifacts" / artifact.key
+        _write(artifact.path.parent / "record.json", {**asdict(artifact), "path": artifact.path.name})
+        _sync(artifact.path.parent)
+        os.rename(artifact.path.parent, folder)
+        _sync(folder.parent)
+        return replace(artifact, path=folder / artifact.path.name)
+
+    def measurement(self, key: str) -> Measurement | None:
+        """The measurement of a key, or None."""
+        facts = _read(self.root / "measurements" / f"{key}.json")
+        if facts is None:
+            return None
+        values = {name: Estimate(**value) for name, value in facts["values"].items()}
+        return Measurement(facts["level"], facts["engine"], values)
+
+    def keep_measurement(self, key: str, measurement: Measurement) -> None:
+        """Write a measurement under its key."""
+        path = self.root / "measurements" / f"{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, asdict(measurement))
+        _sync(path.parent)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record, or None where there is none (or one that a crash of the machine cut short)."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write(path: Path, facts: Mapping[str, Any]) -> None:
+    aside = path.with_name(path.name + ".part")
+    with open(aside, "w") as file:
+        json.dump(facts, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

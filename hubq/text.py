@@ -1,0 +1,242 @@
+"""Text -> windows of token ids, made once and given to every engine. The only import of datasets.
+
+The text is tokenized by the model's own tokenizer, whole, and cut into windows that do not overlap; the last, short one is
+dropped. The second half of each window is scored, as llama.cpp does.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubq.checkpoint import AGAIN
+from hubq.errors import BadSource, HubError, Usage
+from hubq.nouns import EvalSet, Source
+
+LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> loader of datasets; .txt is read as it is
+LOCAL = "give a local file instead (--dataset FILE.txt, .jsonl or .parquet), or publish without measuring: --no-eval"
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """Which text measures a release, and how much of it.
+
+    `dataset` is a Hub id, with @revision if need be, or a .txt, .jsonl, .json or .parquet file; `field` the column that holds
+    the text; `windows` how many windows of `length` ids are scored (None: all), drawn by `seed` (None: the first ones).
+    """
+
+    dataset: str = "Salesforce/wikitext"
+    config: str | None = "wikitext-2-raw-v1"
+    split: str = "test"
+    field: str = "text"
+    windows: int | None = 32
+    length: int = 512
+    seed: int | None = 0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows to score: their ids, int64 [W, L], in the text's order, and the UTF-8 bytes of each one's scored half [W]."""
+
+    evalset: EvalSet
+    ids: np.ndarray
+    bytes: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text and where it is from, under the names of EvalSet."""
+
+    text: str
+    dataset: str
+    revision: str
+    config: str | None = None
+    split: str = "all"
+    field: str = "text"
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A tokenized text: ids [N], where each ends in the text's UTF-8 bytes [N], and the id that begins a text, or None."""
+
+    ids: np.ndarray
+    ends: np.ndarray
+    bos: int | None
+
+
+def windows(source: Source, spec: TextSpec) -> Windows:
+    """The windows that measure a source's variants, and the facts that pin them.
+
+    The first id of each window is replaced by the beginning-of-text token where the tokenizer puts one before every text.
+    Raises Usage for a text that is missing, too short or not what the spec says, HubError for a dataset that cannot be
+    fetched, BadSource for a tokenizer that cannot be read.
+    """
+    found = _local(Path(spec.dataset), spec.field) if _is_local(spec.dataset) else _hub(spec)
+    tokens = _tokenize(source, found.text)
+    available, first = len(tokens.ids) // spec.length, spec.length // 2
+    if available < 2:
+        raise Usage(
+            f"{found.dataset} has {len(tokens.ids):,} tokens, too few for two windows of {spec.length}",
+            "give a longer text: --dataset FILE.txt, .jsonl or .parquet",
+        )
+    chosen = _choose(available, spec.windows, spec.seed)
+    ids = tokens.ids[: available * spec.length].reshape(available, spec.length)[chosen]
+    ends = tokens.ends[: available * spec.length].reshape(available, spec.length)[chosen]
+    if tokens.bos is not None:
+        ids[:, 0] = tokens.bos
+    evalset = EvalSet(
+        dataset=found.dataset,
+        config=found.config,
+        split=found.split,
+        field=found.field,
+        revision=found.revision,
+        tokens=len(tokens.ids),
+        available=available,
+        windows=len(chosen),
+        length=spec.length,
+        seed=spec.seed,
+        bos=tokens.bos,
+        text_sha256=hashlib.sha256(found.text.encode()).hexdigest(),
+        ids_sha256=hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest(),
+    )
+    return Windows(evalset, ids, ends[:, -1] - ends[:, first])
+
+
+def _choose(available: int, count: int | None, seed: int | None) -> np.ndarray:
+    """Indices of `count` windows, rising: a seeded draw without replacement from all of them."""
+    order = np.arange(available) if seed is None else np.random.Generator(np.random.PCG64(seed)).permutation(available)
+    return np.sort(order[:count])
+
+
+# --- text ---
+
+
+def _is_local(dataset: str) -> bool:
+    return Path(dataset).suffix in {".txt", *LOADERS} or Path(dataset).is_file()
+
+
+def _local(path: Path, field: str) -> _Text:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Usage(f"cannot read {path}: {error.strerror}", "check the path that --dataset gives") from error
+    if path.suffix not in {".txt", *LOADERS}:
+        raise Usage(f"{path.name} is of no kind that hubq reads as text", f"give a .txt, {', '.join(LOADERS)} file")
+    revision = hashlib.sha256(data).hexdigest()
+    if path.suffix == ".txt":
+        try:
+            return _Text(data.decode(), path.name, revision)
+        except UnicodeDecodeError as error:
+            raise Usage(f"{path.name} is not UTF-8: {error}", f"iconv -t UTF-8 -o NEW.txt {path.name}") from error
+    return _Text(_join(_load_file(path), field, path.name), path.name, revision, field=field)
+
+
+def _load_file(path: Path) -> Any:
+    datasets = _datasets()
+    try:
+        return datasets.load_dataset(LOADERS[path.suffix], data_files=glob.escape(str(path)), split="train")
+    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
+        reason = error.__cause__ or error
+        raise Usage(f"{path.name} cannot be read: {reason}", "each line of a .jsonl file is a JSON object") from error
+
+
+def _hub(spec: TextSpec) -> _Text:
+    datasets = _datasets()
+    repo, _, revision = spec.dataset.partition("@")
+    try:
+        builder = datasets.load_dataset_builder(repo, spec.config, revision=revision or None)
+        builder.download_and_prepare()
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise HubError(f"there is no dataset {spec.dataset} on the Hub, or you may not see it", LOCAL) from error
+    except OSError as error:
+        raise HubError(f"the dataset {spec.dataset} cannot be fetched: {error}", LOCAL) from error
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        raise Usage(f"the dataset {spec.dataset} cannot be loaded: {error}", LOCAL) from error
+    if spec.split not in builder.info.splits:
+        raise Usage(f"{spec.dataset} has no split {spec.split!r}", f"choose one with --split: {', '.join(builder.info.splits)}")
+    text = _join(builder.as_dataset(spec.split), spec.field, spec.dataset)
+    return _Text(text, repo, builder.hash, spec.config, spec.split, spec.field)
+
+
+def _join(rows: Any, field: str, name: str) -> str:
+    """The rows' texts with an empty line between them."""
+    if field not in rows.column_names:
+        raise Usage(f"{name} has no field {field!r}", f"choose one with --text-field: {', '.join(rows.column_names)}")
+    texts: Iterable[Any] = rows[field]
+    texts = [text for text in texts if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        raise Usage(f"the field {field!r} of {name} does not hold text", f"choose one of {', '.join(rows.column_names)}")
+    return "\n\n".join(texts)
+
+
+def _datasets() -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error, it raises as well
+    return datasets
+
+
+# --- tokens ---
+
+
+def _tokenize(source: Source, text: str) -> _Tokens:
+    if (source.folder / "tokenizer.json").is_file():
+        return _by_tokenizers(source.folder / "tokenizer.json", text)
+    if (source.folder / "tokenizer.model").is_file():
+        return _by_sentencepiece(source.folder, text)
+    raise BadSource("the model has no tokenizer: neither tokenizer.json nor tokenizer.model", AGAIN)
+
+
+def _by_tokenizers(path: Path, text: str) -> _Tokens:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise BadSource(f"tokenizer.json cannot be read: {error}", AGAIN) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    with_special, plain = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
+    bos = with_special[0] if len(with_special) > len(plain) and with_special[1 : 1 + len(plain)] == plain else None
+    tokenizer.post_processor = None  # it would trim spaces off the offsets
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    ends = np.array([end for _, end in encoding.offsets], np.int64)
+    return _Tokens(np.array(encoding.ids, np.int64), _byte_positions(text)[ends], bos)
+
+
+def _byte_positions(text: str) -> np.ndarray:
+    """Where each character begins in the text's UTF-8 bytes, and where the last one ends."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    return np.append(np.flatnonzero(data & 0xC0 != 0x80), len(data))
+
+
+def _by_sentencepiece(folder: Path, text: str) -> _Tokens:
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromFile(str(folder / "tokenizer.model"))
+    except (OSError, RuntimeError) as error:
+        raise BadSource(f"tokenizer.model is not a SentencePiece model: {error}", AGAIN) from error
+    pieces = processor.encode(text, return_type="proto").pieces
+    ids, ends = (np.array([getattr(piece, name) for piece in pieces], np.int64) for name in ("id", "end"))
+    bos = processor.bos_id() if _adds_bos(folder / "tokenizer_config.json") else -1
+    return _Tokens(ids, ends, bos if bos >= 0 else None)
+
+
+def _adds_bos(path: Path) -> bool:
+    """Whether a SentencePiece model wants its beginning-of-text token: it does unless tokenizer_config.json says no."""
+    try:
+        settings = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise BadSource(f"{path.name} cannot be read: {error}", AGAIN) from error
+    return settings.get("add_bos_token") is not False if isinstance(settings, dict) else True

@@ -1,0 +1,224 @@
+"""Events and results -> a person's terminal, plain lines, or JSON. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hubq.errors import HubqError
+
+if TYPE_CHECKING:
+    from hubq.nouns import Level, Measurement, Release
+    from hubq.release import Event, Plan, Result
+
+SCHEMA = 1
+HEADLINE = {"ppl_ratio": ("PPL ratio", 1), "kld": ("KLD", 1), "top1": ("top-1 %", 100)}
+
+
+def size(count: float) -> str:
+    """Bytes for people, in decimal units as on the Hub."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _console(stderr: bool) -> Console:
+    plain = bool(os.environ.get("CI") or os.environ.get("HUBQ_NO_PROGRESS"))
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 160
+    return Console(file=stream, highlight=False, soft_wrap=False, width=width, force_terminal=False if plain else None)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+class Screen:
+    """What `publish` shows while it works: one live table on a terminal, a line per finished step elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = _console(stderr=True)
+        self.quiet = quiet
+        self.live = Live(console=self.console, refresh_per_second=8) if self.console.is_terminal and not quiet else None
+        self.states: dict[str, str] = {}
+        self.sizes: dict[str, str] = {}
+        self.steps: dict[str, str] = {}
+
+    def __enter__(self) -> Screen:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.update("", refresh=True)
+            self.live.stop()
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event."""
+        if self.quiet:
+            return
+        if event.step == "plan":
+            self._begin(event.result)
+        elif self.live:
+            self._note(event)
+            self.live.update(self._render())
+        elif line := _line(event):
+            self.console.print(line)
+
+    def _begin(self, plan: Plan) -> None:
+        head = f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {plan.config['architectures'][0]} · {plan.weights / 1e6:,.1f} M weights"
+        (self.live.console if self.live else self.console).print(head, markup=False)
+        self.sizes = {item.level.id: size(item.size) for item in plan.items}
+        self.states = {level: "waiting" for level in self.sizes}
+
+    def _note(self, event: Event) -> None:
+        portion = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
+        level, _, engine = event.label.partition(" ")
+        if event.step in ("build", "measure"):
+            doing = {"build": "building", "measure": f"measuring with {engine}"}[event.step]
+            done = {"build": "built", "measure": f"measured with {engine}"}[event.step]
+            self.states[level] = done if event.result is not None else f"{doing} {portion}"
+        else:
+            verb = {"pull": "pulling", "push": "pushing"}[event.step]
+            self.steps[event.step] = f"{verb} {event.label} {portion}"
+
+    def _render(self) -> Table:
+        rows = [[level, self.sizes.get(level, ""), state] for level, state in self.states.items()]
+        table = _table(["variant", "size", "state"], rows)
+        table.caption = "\n".join(self.steps.values())
+        table.caption_justify = "left"
+        table.columns[-1].justify = "left"
+        return table
+
+
+def _line(event: Event) -> str:
+    """A finished step in a line; nothing for one that goes on."""
+    if event.step == "pull" and event.done == event.total and event.total:
+        return f"pulled    {event.label} ({size(event.total)})"
+    if event.step == "build" and event.result is not None:
+        return f"built     {event.label} ({size(event.result.size)}, {event.result.bits_per_weight:.2f} bits per weight)"
+    if event.step == "measure" and event.result is not None:
+        from hubq.card import figure
+
+        values = event.result.values
+        name, title = ("kld", "KLD") if "kld" in values else ("ppl", "PPL")
+        return f"measured  {event.label}: {title} {figure(values[name].value, values[name].stderr)}"
+    if event.step == "push" and event.done == event.total and event.total:
+        return f"pushed    {event.label}"
+    return ""
+
+
+def show_result(result: Result, as_json: bool) -> None:
+    """The table of results and where everything is; or one JSON document."""
+    from hubq.record import record
+
+    release = result.release
+    if as_json:
+        print_json({"target": str(result.target), "commit": result.commit, "release": record(release)})
+        return
+    console = _console(stderr=False)
+    console.print(_table(*_results(release)))
+    console.print()
+    console.print(f"release  {result.target} @ {result.commit[:12]}", markup=False)
+    on_disk = str(result.target).startswith(("/", "\\")) or ":" in str(result.target)
+    card = f"{result.target}/README.md" if on_disk else f"https://huggingface.co/{result.target}"
+    console.print(f"card     {card}", markup=False, soft_wrap=True)
+
+
+def _results(release: Release) -> tuple[list[str], list[list[str]]]:
+    from hubq.card import figure
+
+    by_pair: dict[tuple[str, str], Measurement] = {(m.level, m.engine): m for m in release.measurements}
+    engines = sorted({m.engine for m in release.measurements} - {"transformers"})
+    columns = ["variant", "size", "bits/weight"]
+    columns += [f"{title} ({engine})" for engine in engines for title, _ in HEADLINE.values()]
+    rows = []
+    for artifact in release.artifacts:
+        row = [artifact.level, size(artifact.size), f"{artifact.bits_per_weight:.2f}"]
+        for engine in engines:
+            values = by_pair[artifact.level, engine].values
+            row += [figure(factor * values[n].value, factor * values[n].stderr) for n, (_, factor) in HEADLINE.items()]
+        rows.append(row)
+    if reference := by_pair.get(("reference", "transformers")):
+        ppl = reference.values["ppl"]
+        rows.insert(0, ["reference", "", "", f"PPL {figure(ppl.value, ppl.stderr)}", *[""] * (len(columns) - 4)])
+    return columns, rows
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """What a run would do."""
+    if as_json:
+        keys = ("weights", "target", "download", "write", "free")
+        facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
+        facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
+        facts["levels"] = [
+            {"level": item.level.id, "file": item.file, "size": item.size, "key": item.key, "built": item.artifact is not None}
+            for item in plan.items
+        ]
+        print_json(facts)
+        return
+    rows = [[i.level.id, i.file, size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"] for i in plan.items]
+    console = _console(stderr=False)
+    console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}", markup=False)
+    console.print(f"target    {plan.target}", markup=False, soft_wrap=True)
+    console.print(f"download  {size(plan.download)}")
+    console.print(f"disk      {size(plan.write)} to write, {size(plan.free)} free")
+    console.print()
+    console.print(_table(["variant", "file", "size", "bits/weight", "state"], rows))
+
+
+def show_levels(levels: Mapping[str, Level], as_json: bool) -> None:
+    """The table of levels."""
+    if as_json:
+        print_json({"levels": [{"id": level.id, "bits": level.bits, "summary": level.summary} for level in levels.values()]})
+        return
+    table = _table(["level", "bits", "what it is"], [[level.id, f"{level.bits:g}", level.summary] for level in levels.values()])
+    table.columns[-1].justify = "left"
+    _console(stderr=False).print(table)
+
+
+def show_checks(checks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """The doctor's findings."""
+    if as_json:
+        print_json({"checks": list(checks)})
+        return
+    table = _table(["what", "found", "it unlocks"], [[c["name"], c["found"] or f"missing: {c['hint']}", c["unlocks"]] for c in checks])
+    for column in table.columns:
+        column.justify = "left"
+    _console(stderr=False).print(table)
+
+
+def print_json(facts: Mapping[str, Any], status: str = "ok") -> None:
+    """One JSON document on stdout."""
+    print(json.dumps({"schema": SCHEMA, "status": status, **facts}, indent=2, ensure_ascii=False))
+
+
+def show_error(error: HubqError, as_json: bool) -> None:
+    """`error: what` and `hint: what to do` on stderr; with JSON the same as a document on stdout."""
+    if as_json:
+        print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, "failed")
+        return
+    console = _console(stderr=True)
+    console.print("[bold red]error[/]:", end=" ")
+    console.print(error.message, markup=False, soft_wrap=True)
+    if error.hint:
+        console.print("[cyan]hint[/]:", end=" ")
+        console.print(error.hint, markup=False, soft_wrap=True)
+
+
+

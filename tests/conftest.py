@@ -1,0 +1,36 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import demo
+import pytest
+import tiny
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.pop("HF_TOKEN", None)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct in Hub format; its rows of 576 are no multiple of 256."""
+    folder = tmp_path_factory.mktemp("hub") / demo.MODEL
+    demo.smollm2(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 9 layers whose rows 256 divides, with untied embeddings and 4 query heads to a key head."""
+    return tiny.llama(tmp_path_factory.mktemp("tiny") / "Tiny-Llama", num_hidden_layers=9)
+
+
+@pytest.fixture(scope="session")
+def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python's manual as a .jsonl file."""
+    path = tmp_path_factory.mktemp("text") / "topics.jsonl"
+    demo.topics(path)
+    return path

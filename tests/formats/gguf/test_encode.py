@@ -1,0 +1,211 @@
+"""Every storage type, bit for bit against ggml, on plain weights and on the blocks that tend to break quantizers."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gguf
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from hubq.formats.gguf import encode as package
+from hubq.formats.gguf.encode import TYPES, encode, overflowed, row_bytes
+
+# numba's cache knows when a kernel's own file changed, not when a file it imports did: one cache for each state of the sources.
+sources = b"".join(file.read_bytes() for file in sorted(Path(package.__file__).parent.glob("*.py")))
+numba.config.CACHE_DIR = f"{tempfile.gettempdir()}/hubq-kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+
+every_type = pytest.mark.parametrize("name", TYPES)
+random = np.random.default_rng(7)
+
+
+def load_ggml() -> ctypes.CDLL:
+    folder = Path(importlib.util.find_spec("llama_cpp").origin).parent / "lib"
+    library = ctypes.CDLL(str(next(file for file in sorted(folder.iterdir()) if "ggml-base" in file.name)))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    return library
+
+
+GGML = load_ggml()
+
+
+def ggml_encode(rows: np.ndarray, name: str) -> np.ndarray:
+    out = np.empty((len(rows), row_bytes(name, rows.shape[1])), np.uint8)
+    GGML.ggml_quantize_chunk(TYPES[name].number, rows.ctypes.data, out.ctypes.data, 0, *rows.shape, None)
+    return out
+
+
+def assert_same(rows: np.ndarray, name: str) -> None:
+    assert np.isfinite(rows).all()
+    ours, theirs = encode(rows, name), ggml_encode(rows, name)
+    wrong = np.flatnonzero((ours != theirs).any(axis=1))
+    assert not len(wrong), f"{len(wrong)} of {len(rows)} rows differ, first {wrong[0]}: {rows[wrong[0]]!r}"
+
+
+def student(*shape: int) -> np.ndarray:
+    return (random.standard_t(5, size=shape) * 0.02).astype(np.float32)
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """The nearest bfloat16 towards zero, as float32."""
+    return (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def powers(low: float, high: float, *shape: int) -> np.ndarray:
+    """Random signs, magnitudes from 10**low to 10**high, spread evenly in the exponent."""
+    size = 10.0 ** random.uniform(low, high, size=shape)
+    return (size * random.choice([-1.0, 1.0], size=shape)).astype(np.float32)
+
+
+def row_powers(low: float, high: float, rows: int) -> np.ndarray:
+    """Ordinary rows at magnitudes from 10**low to 10**high."""
+    scale = 10.0 ** np.linspace(low, high, rows)
+    return (random.standard_normal((rows, 256)) * scale[:, None]).clip(-3e38, 3e38).astype(np.float32)
+
+
+def constants() -> np.ndarray:
+    values = np.float32([0, -0.0, 1, -1, 0.3, -0.3, 65504, -65520, 1e-6, -1e-6, 1e-15, 9e-16, 1e-39, -1e-45, 3e38, -3e38])
+    return np.repeat(values[:, None], 256, axis=1)
+
+
+def one_outlier() -> np.ndarray:
+    rows = student(60, 256)
+    rows[np.arange(60), random.integers(0, 256, 60)] = powers(-2, 38, 60)
+    return rows
+
+
+def two_values() -> np.ndarray:
+    rows = np.empty((64, 256), np.float32)
+    for row in rows:
+        row[:] = random.choice(powers(-6, 2, 2), size=256)
+    return rows
+
+
+def neighbours() -> np.ndarray:
+    """Blocks whose weights are a few units in the last place apart."""
+    base = powers(-4, 1, 64, 1).view(np.uint32)
+    return (base + random.integers(0, 5, size=(64, 256), dtype=np.uint32)).view(np.float32)
+
+
+def some_zero_blocks() -> np.ndarray:
+    rows = student(64, 256)
+    rows.reshape(-1, 16)[random.random(64 * 16) < 0.5] = 0
+    return rows
+
+
+def signed_zeros() -> np.ndarray:
+    rows = np.where(random.random((64, 256)) < 0.5, np.float32(0), np.float32(-0.0))
+    rows[32:] = np.where(random.random((32, 256)) < 0.9, rows[32:], np.abs(student(32, 256)))
+    return rows
+
+
+def ties() -> np.ndarray:
+    """Weights on and halfway between the levels, extremes of both signs alike."""
+    return (random.integers(-64, 65, size=(128, 256)) / np.float32(8)).astype(np.float32)
+
+
+CASES = {
+    "student": lambda: student(256, 512),
+    "bf16": lambda: to_bf16(student(256, 256)),
+    "f16": lambda: student(128, 256).astype(np.float16).astype(np.float32),
+    "uniform": lambda: random.uniform(-1, 1, size=(128, 256)).astype(np.float32),
+    "positive": lambda: np.abs(student(128, 256)),
+    "negative": lambda: -np.abs(student(128, 256)),
+    "offset": lambda: student(64, 256) * np.float32(1e-3) + powers(-2, 0, 64, 1),
+    "sparse": lambda: student(128, 256) * (random.random((128, 256)) < 0.1).astype(np.float32),
+    "constants": constants,
+    "some zero blocks": some_zero_blocks,
+    "signed zeros": signed_zeros,
+    "two values": two_values,
+    "neighbours": neighbours,
+    "ties": ties,
+    "one outlier": one_outlier,
+    "mixed magnitudes": lambda: powers(-12, 2, 256, 256),
+    "every magnitude": lambda: powers(-44, 38, 256, 256),
+    "small spans of magnitude": lambda: np.concatenate([powers(p, p + 3, 16, 256) for p in range(-45, 36, 3)]),
+    "denormal": lambda: row_powers(-45, -36, 128),
+    "tiny": lambda: row_powers(-36, -10, 256),
+    "huge": lambda: row_powers(2, 38, 256),
+    "lane tail": lambda: student(1, 256 * 67),
+}
+
+
+@every_type
+@pytest.mark.parametrize("case", CASES)
+def test_equals_ggml(case: str, name: str) -> None:
+    assert_same(np.ascontiguousarray(CASES[case]()), name)
+
+
+values = st.floats(width=32, allow_nan=False, allow_infinity=False)
+few_values = st.lists(values, min_size=1, max_size=4).flatmap(st.sampled_from)
+rows_of = st.one_of(
+    arrays(np.float32, (1, 256), elements=values),
+    arrays(np.float32, (1, 256), elements=st.floats(-1, 1, width=32)),
+    arrays(np.float32, (1, 256), elements=few_values, fill=st.nothing()),
+)
+
+
+@every_type
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(rows=rows_of)
+def test_equals_ggml_on_generated_blocks(name: str, rows: np.ndarray) -> None:
+    assert_same(rows, name)
+
+
+@every_type
+def test_slices_of_rows_in_threads_give_the_same_bytes(name: str) -> None:
+    rows = student(37, 512)
+    whole, out = encode(rows, name), np.zeros((37, row_bytes(name, 512)), np.uint8)
+    cuts = [0, 1, 8, 20, 37]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda a, b: encode(rows[a:b], name, out[a:b]), cuts, cuts[1:]))
+    assert np.array_equal(whole, out)
+
+
+# Root mean square error of a decoded weight, relative to the weights' own: by bits per weight, about halved for each.
+ERRORS = {"Q2_K": 0.3, "Q3_K": 0.17, "Q4_0": 0.11, "Q4_1": 0.1, "Q4_K": 0.08, "Q5_0": 0.055, "Q5_1": 0.05, "Q5_K": 0.04}
+ERRORS |= {"Q6_K": 0.025, "Q8_0": 0.008, "BF16": 0.003, "F16": 3e-4, "F32": 0.0}
+
+
+@every_type
+def test_decodes_to_nearly_the_same_weights(name: str) -> None:
+    rows = student(64, 512)
+    decoded = gguf.quants.dequantize(encode(rows, name), gguf.GGMLQuantizationType[name])
+    error = np.sqrt(np.mean((decoded.reshape(rows.shape) - rows) ** 2) / np.mean(rows**2))
+    assert error <= ERRORS[name]
+
+
+@every_type
+def test_table_agrees_with_gguf(name: str) -> None:
+    number = gguf.GGMLQuantizationType[name]
+    assert (TYPES[name].number, TYPES[name].block, TYPES[name].bytes) == (number, *gguf.GGML_QUANT_SIZES[number])
+
+
+@every_type
+def test_overflowed_names_the_rows_with_an_infinite_scale(name: str) -> None:
+    rows = student(9, 512)
+    rows[[2, 7], [300, 5]] = [3.4e38, -3.4e38]
+    encoded = encode(rows, name)
+    finite = np.isfinite(gguf.quants.dequantize(encoded, gguf.GGMLQuantizationType[name]).reshape(rows.shape)).all(axis=1)
+    assert overflowed(encoded, name).tolist() == np.flatnonzero(~finite).tolist() == ([] if name == "F32" else [2, 7])
+
+
+def test_arrays_of_the_wrong_kind_are_refused() -> None:
+    rows = student(2, 256)
+    for wrong in (rows.astype(np.float64), rows[0], rows[:, ::2]):
+        with pytest.raises(ValueError, match="rows must be"):
+            encode(wrong, "Q8_0")
+    with pytest.raises(ValueError, match="256 weights at a time"):
+        encode(rows[:, :128].copy(), "Q4_K")
+    with pytest.raises(ValueError, match="out must be"):
+        encode(rows, "Q8_0", np.empty((2, 7), np.uint8))
