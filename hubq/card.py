@@ -64,7 +64,7 @@ def readme(release: Release, usage: str) -> str:
         metrics=[metric for name, metric in METRICS.items() if name in shown],
         plotted="kld" in shown,
         source=_link(place(release.source, keep_id=True), _url(release.source)),
-        commit=_link(release.commit[:12], _url(release.source, "tree", release.commit)),
+        commit=_link(release.commit[:12], _source_url(release, "tree")),
         dataset=_dataset_link(release),
         licence=facts(release.card).get("license", ""),
     )
@@ -197,6 +197,11 @@ def _url(repo: str, *path: str, kind: str = "") -> str:
     return "/".join([f"https://huggingface.co/{kind}{repo}", *(quote(part, safe="") for part in path)])
 
 
+def _source_url(release: Release, kind: str, *path: str) -> str:
+    """A page of the source at its commit; nothing where the commit is a folder's, which the Hub does not know."""
+    return _url(release.source, kind, release.commit, *path) if _COMMIT.fullmatch(release.commit) else ""
+
+
 def _link(text: str, url: str) -> str:
     return f"[{md(text)}]({url})" if url else md(text)
 
@@ -249,7 +254,7 @@ def _license_link(release: Release, link: str) -> str:
     """An https link as it is, a file of the source as a link into its commit, all else dropped."""
     if _HTTPS.fullmatch(link):
         return link
-    return _url(release.source, "blob", release.commit, link) if _SLUG.fullmatch(link) else ""
+    return _source_url(release, "blob", link) if _SLUG.fullmatch(link) else ""
 
 
 def _model_index(release: Release) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from hubq.errors import BadSource, Unsupported
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER = 100_000_000  # as the safetensors library
+POINTER = b"version "  # how the text that stands for a large file in a git clone without Git LFS begins
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 AGAIN = "download the model again, or ask its owner to upload the file again"
 
@@ -65,7 +66,8 @@ def shards(paths: Iterable[str], read: Callable[[str], bytes]) -> tuple[str, ...
 def _weight_map(data: bytes) -> Mapping[str, str]:
     try:
         weight_map = json.loads(data)["weight_map"]
-        sound = all(isinstance(path, str) and "/" not in path and path.endswith(".safetensors") for path in weight_map.values())
+        names = list(weight_map.values())
+        sound = bool(names) and all(name.endswith(".safetensors") and "/" not in name for name in names)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
@@ -79,7 +81,10 @@ def read_header(path: str, size: int, read: ReadBytes) -> dict[str, StoredTensor
     Raises BadSource for anything that the format forbids: truncation, overlap, holes, sizes that do not fit the shape, names
     given twice; Unsupported for a dtype other than F32, F16 and BF16.
     """
-    length = int.from_bytes(read(path, 0, 8), "little")
+    start = read(path, 0, 8) if size >= 8 else b""
+    if start == POINTER:
+        raise BadSource(f"{path} is a pointer of Git LFS, not the weights that it points to", "git lfs pull")
+    length = int.from_bytes(start, "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
         raise BadSource(f"{path} is not a safetensors file: its header would be {length:,} bytes of a file of {size:,}", AGAIN)
     try:
@@ -104,7 +109,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _stored(path: str, name: str, entry: Any, base: int) -> StoredTensor:
     try:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sound = all(type(n) is int and n >= 0 for n in [*shape, start, stop]) and len(shape) <= 8
+        sound = isinstance(dtype, str) and isinstance(shape, list) and len(shape) <= 8
+        sound = sound and all(type(n) is int and 0 <= n < 2**63 for n in [*shape, start, stop])
     except (TypeError, KeyError, ValueError):
         sound = False
     if not sound:
@@ -167,17 +173,18 @@ class Checkpoint:
             with open(folder / path, "rb") as file:
                 self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """Rows of one tensor as float32, decoded exactly. `rows` selects along the first axis."""
+    def read(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
+        """Rows of one tensor as float32, decoded exactly. `rows` selects along the first axis (None: all)."""
         tensor = self.tensors[name]
         raw = np.frombuffer(
             self._maps[tensor.path],
             dtype={"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype],
             count=math.prod(tensor.shape),
             offset=tensor.start,
-        ).reshape(tensor.shape)[rows]
+        ).reshape(tensor.shape)
+        raw = raw if rows is None else raw[rows]
         if tensor.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
+            return np.asarray(raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)
 
     def close(self) -> None:
@@ -204,7 +211,10 @@ def file_reader(folder: Path) -> ReadBytes:
 
 
 def open_checkpoint(folder: Path, paths: Iterable[str]) -> Checkpoint:
-    """Open the safetensors below `folder`; `paths` are the repository's files. Raises what shards, read_header and merge raise."""
+    """Open the safetensors below `folder`; `paths` are the repository's files.
+
+    Raises what shards, read_header and merge raise.
+    """
     have = set(paths)
     read = file_reader(folder)
     names = shards(have, lambda path: (folder / path).read_bytes())

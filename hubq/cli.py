@@ -131,7 +131,10 @@ def _answering(as_json: bool) -> Iterator[None]:
         _fail(error, as_json)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        _fail(HubqError(f"{error.strerror or error}{where}", "free some space or fix the permission, then run the command again"), as_json)
+        _fail(
+            HubqError(f"{error.strerror or error}{where}", "free some space or fix the permission, then run the command again"),
+            as_json,
+        )
     except KeyboardInterrupt:
         ui.show_error(HubqError("interrupted", "run the command again: what is finished is kept"), as_json)
         raise typer.Exit(130) from None

@@ -32,7 +32,11 @@ def checks() -> list[dict[str, Any]]:
     rows.append(_row("cores", str(os.cpu_count() or 1), "building and measuring in parallel", ""))
     root = default_root()
     where = next(parent for parent in (root, *root.parents) if parent.exists())
-    rows.append(_row("work store", f"{root}, {shutil.disk_usage(where).free / 1e9:.0f} GB free", "runs that go on where they stopped", ""))
+    rows.append(
+        _row(
+            "work store", f"{root}, {shutil.disk_usage(where).free / 1e9:.0f} GB free", "runs that go on where they stopped", ""
+        )
+    )
     return rows
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class HubqError(Exception):
-    """Base of all errors that hubq raises on purpose: `message` is for people, `hint` is the next step, `exit_code` the exit status."""
+    """Base of all errors that hubq raises on purpose: `message` says what is wrong, `hint` what to do."""
 
     exit_code = 1
 

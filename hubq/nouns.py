@@ -1,8 +1,8 @@
 """The nouns of hubq, as frozen dataclasses and nothing else.
 
-    Source + Level -> Recipe --build--> Artifact --+
-                                                   +--score--> Measurement -> Release --card--> README --push--> Hub
-                                        EvalSet ---+
+Source + Level -> Recipe --build--> Artifact --+
+                                               +--score--> Measurement -> Release --card--> README --push--> Hub
+                                    EvalSet ---+
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 class RepoFile:
     """A file as a hub lists it: `path` inside the repository, `size` in bytes, and the hash that pins its content.
 
-    `sha256` is known for large files (and everywhere in a folder hub); for small ones the Hub lists `blob`, git's SHA-1 of the blob.
+    `sha256` is known for large files (in a folder hub for all); for small ones the Hub lists `blob`, git's SHA-1 of the blob.
     """
 
     path: str
@@ -28,7 +28,10 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A repository at one commit: `repo` is its id, `commit` 40 hexadecimal digits, `files` all that it holds, sorted by path."""
+    """A repository at one commit: `repo` is its id, `files` all that it holds, sorted by path.
+
+    `commit` is git's, 40 hexadecimal digits; in a folder hub it is a SHA-256 of the listing, 64 digits.
+    """
 
     repo: str
     commit: str
@@ -37,6 +40,10 @@ class Snapshot:
     def file(self, path: str) -> RepoFile | None:
         """The listing of one path, or None."""
         return next((file for file in self.files if file.path == path), None)
+
+    def size(self, path: str) -> int:
+        """Bytes of a listed file."""
+        return next(file.size for file in self.files if file.path == path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,10 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Which storage type each tensor gets at one level, in file order. `fallbacks` counts tensors whose shape forbade the level's own type."""
+    """Which storage type each tensor gets at one level, in file order.
+
+    `fallbacks` counts the tensors whose shape forbade the type that the level has for them.
+    """
 
     level: str
     types: Mapping[str, str]
@@ -90,7 +100,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A finished file: `size` in bytes, `weights` stored in it, `types` tensors per storage type, `key` of the recipe and inputs that made it."""
+    """A finished file: `size` in bytes, `weights` stored in it, `types` the tensors of each storage type.
+
+    `key` is that of the recipe and the inputs that made it.
+    """
 
     level: str
     path: Path

@@ -6,13 +6,14 @@ reaches transformers, and the same code scores the source and the weights of a q
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from hubq.checkpoint import AGAIN, few, open_checkpoint
@@ -56,13 +57,13 @@ def load(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -
 
 
 @torch.inference_mode()
-def _logits(model: PreTrainedModel, ids: np.ndarray, first: int, device: torch.device) -> torch.Tensor:
+def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> torch.Tensor:
     batch = torch.as_tensor(ids, dtype=torch.int64, device=device)[None]
     keep = torch.arange(first, len(ids) - 1, device=device)
     return model(input_ids=batch, use_cache=False, logits_to_keep=keep).logits[0]
 
 
-def _hollow(config: Mapping[str, Any]) -> PreTrainedModel:
+def _hollow(config: Mapping[str, Any]) -> Any:
     """The model that a config describes, its parameters without storage, its buffers computed."""
     kind = str(config.get("model_type"))
     settings = {key: value for key, value in config.items() if key not in STORAGE}
@@ -70,9 +71,9 @@ def _hollow(config: Mapping[str, Any]) -> PreTrainedModel:
         with _parameters_on_meta():
             described = AutoConfig.for_model(kind, **settings)
             model = AutoModelForCausalLM.from_config(described, dtype=torch.float32, trust_remote_code=False)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except Exception as error:  # a config can be wrong in more ways than transformers has names for
         raise Unsupported(
-            f"transformers cannot build a causal language model of type {kind!r} from config.json: {error}",
+            f"transformers cannot build a causal language model of type {kind!r} from config.json: {textwrap.shorten(str(error), 200)}",
             "update transformers, or publish without measurements: --no-eval",
         ) from error
     return model.eval()
@@ -95,7 +96,7 @@ def _parameters_on_meta() -> Iterator[None]:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _fill(model: PreTrainedModel, tensors: Iterable[tuple[str, np.ndarray]], device: torch.device) -> None:
+def _fill(model: Any, tensors: Iterable[tuple[str, np.ndarray]], device: torch.device) -> None:
     """Give every parameter its values; tied ones share them. Raises BadSource for names or shapes that do not fit."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state: dict[str, torch.Tensor] = {}

@@ -1,7 +1,7 @@
 """The conductor: plans a release, then pulls, builds, measures, writes the card and pushes. The only module that acts.
 
-    plan(request) -> Plan              touches nothing
-    publish(request, tell) -> Result   does what is missing; `tell` hears an Event of every step
+plan(request) -> Plan              touches nothing
+publish(request, tell) -> Result   does what is missing; `tell` hears an Event of every step
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -23,7 +23,7 @@ from hubq import __version__, checkpoint
 from hubq.errors import BadSource, HubqError, Usage
 from hubq.formats import open_format
 from hubq.hub import Hub, connect
-from hubq.nouns import Artifact, Level, Measurement, Release, Snapshot, Source
+from hubq.nouns import Artifact, Level, Release, Snapshot, Source
 from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
@@ -35,9 +35,10 @@ SPARE = 64 << 20  # bytes of disk left free beside what is written
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asks for. `model` is a Hub id with an optional @revision, or a folder; `hub` a folder to look for ids in instead of the Hub.
+    """What a person asks for.
 
-    `to` is a Hub id or a folder that acts as a hub (None: the user's account on the Hub); `text` None means no measuring.
+    `model` is a Hub id with an optional @revision, or a folder; `hub` a folder to look for ids in, instead of the Hub; `to` a
+    Hub id or a folder that acts as a hub (None: the user's account on the Hub); without `text` nothing is measured.
     """
 
     model: str
@@ -52,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A step's progress: `step` is pull, build, measure or push; `label` a file, a level or "level engine"; `result` what was finished."""
+    """Progress: `step` is plan, pull, build, measure or push; `label` a file, a level or "level engine"; `result` what is done."""
 
     step: str
     label: str = ""
@@ -77,7 +78,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What publishing will do. Sizes are bytes: `download` is not on this machine yet, `write` is to be built, `free` is on the store's disk."""
+    """What publishing will do. In bytes: `download` is not on this machine yet, `write` is to be built, `free` on its disk."""
 
     snapshot: Snapshot
     config: Mapping[str, Any]
@@ -167,7 +168,7 @@ def _plan(request: Request, aside: Path) -> Plan:
         shards=shards,
         items=items,
         target=_target_name(request, _name(repo)),
-        download=sum(snapshot.file(path).size for path in files if not hub.cached(snapshot, path)),
+        download=sum(snapshot.size(path) for path in files if not hub.cached(snapshot, path)),
         write=sum(item.size for item in items if item.artifact is None),
         free=shutil.disk_usage(_existing(request.store.root)).free,
         format=module,
@@ -179,7 +180,7 @@ def _stored(hub: Hub, snapshot: Snapshot, shards: Sequence[str]) -> dict[str, ch
     def read(path: str, start: int, stop: int) -> bytes:
         return hub.read(snapshot, path, start, stop)
 
-    headers = [checkpoint.read_header(path, snapshot.file(path).size, read) for path in shards]
+    headers = [checkpoint.read_header(path, snapshot.size(path), read) for path in shards]
     index = hub.read(snapshot, checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
     return checkpoint.merge(headers, index)
 
@@ -222,7 +223,7 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
                 "name fewer levels, or choose another disk with --work-dir",
             )
         source = _pull(request, planned, tell)
-        artifacts = tuple(_build(request, planned, source, tell))
+        artifacts = _build(request, planned, source, tell)
         release = _describe(request, planned, source, artifacts, repo)
         if request.text is not None:
             release = _measure(request, planned, source, release, tell)
@@ -245,12 +246,12 @@ def _pull(request: Request, planned: Plan, tell: Tell) -> Source:
     return Source(snapshot.repo, snapshot.commit, folder, planned.config, planned.card, files)
 
 
-def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> Iterator[Artifact]:
+def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple[Artifact, ...]:
     """The plan's files in its order: those that the store holds, checked, and the missing ones in one pass."""
     store = request.store
-    found = {item.level.id: store.artifact(item.key) for item in planned.items}
-    missing = {item.level.id: item for item in planned.items if found[item.level.id] is None}
-    for artifact in filter(None, found.values()):
+    found = {item.level.id: artifact for item in planned.items if (artifact := store.artifact(item.key))}
+    missing = {item.level.id: item for item in planned.items if item.level.id not in found}
+    for artifact in found.values():
         tell(Event("build", artifact.level, artifact.size, artifact.size, artifact))
     if missing:
         paths = {level: store.aside(item.key) / item.file for level, item in missing.items()}
@@ -259,16 +260,19 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> Itera
             for level in missing:
                 tell(Event("build", level, done, total))
 
-        with _cleared(paths.values()), checkpoint.open_checkpoint(source.folder, [file.path for file in source.files]) as opened:
+        with (
+            _cleared(paths.values()),
+            checkpoint.open_checkpoint(source.folder, [file.path for file in source.files]) as opened,
+        ):
             for artifact in planned.format.build(planned.blueprint, opened, paths, progress):
                 kept = store.keep(replace(artifact, key=missing[artifact.level].key))
                 found[artifact.level] = kept
                 tell(Event("build", artifact.level, artifact.size, artifact.size, kept))
-    return iter([found[item.level.id] for item in planned.items])
+    return tuple(found[item.level.id] for item in planned.items)
 
 
 @contextmanager
-def _cleared(paths: Sequence[Path]) -> Iterator[None]:
+def _cleared(paths: Iterable[Path]) -> Iterator[None]:
     """Unfinished files do not outlive a failure."""
     try:
         yield
@@ -289,8 +293,15 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         card=planned.card,
         artifacts=artifacts,
         versions={"hubq": __version__, **{name: metadata.version(name) for name in packages}},
-        command=request.command.replace("{model}", f"{source.repo}@{source.commit}" if "/" in source.repo else source.repo),
+        command=request.command.replace("{model}", _again(source)),
     )
+
+
+def _again(source: Source) -> str:
+    """The source as the command line takes it, pinned where the Hub can find it."""
+    if "/" not in source.repo:
+        return f"./{source.repo}"
+    return f"{source.repo}@{source.commit}" if len(source.commit) == 40 else f"{source.repo} --hub FOLDER"
 
 
 def _measure(request: Request, planned: Plan, source: Source, release: Release, tell: Tell) -> Release:
@@ -310,14 +321,14 @@ def _measure(request: Request, planned: Plan, source: Source, release: Release, 
 
     keys = {(artifact.level, engine): measured_key(artifact.level, artifact.sha256, engine) for artifact, engine in wanted}
     keys[score.REFERENCE] = measured_key("reference", "", score.REFERENCE[1])
-    found = {pair: store.measurement(pair_key) for pair, pair_key in keys.items()}
-    for measurement in filter(None, found.values()):
+    found = {pair: kept for pair, pair_key in keys.items() if (kept := store.measurement(pair_key))}
+    for measurement in found.values():
         tell(Event("measure", f"{measurement.level} {measurement.engine}", 1, 1, measurement))
-    if not all(found.values()):
+    if found.keys() != keys.keys():
         missing = {
             (artifact.level, engine): _opener(module, artifact, source, engine)
             for artifact, engine in wanted
-            if found[artifact.level, engine] is None
+            if (artifact.level, engine) not in found
         }
         for measurement in score.measure(
             windows,
@@ -330,10 +341,9 @@ def _measure(request: Request, planned: Plan, source: Source, release: Release, 
             found[pair] = measurement
             tell(Event("measure", " ".join(pair), 1, 1, measurement))
     order = [score.REFERENCE, *((artifact.level, engine) for artifact, engine in wanted)]
-    measurements: list[Measurement] = [found[pair] for pair in order]
     return replace(
         release,
-        measurements=tuple(measurements),
+        measurements=tuple(found[pair] for pair in order),
         evalset=windows.evalset,
         versions={**release.versions, **_versions(module.engines())},
         machine=machine(),

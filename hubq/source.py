@@ -32,16 +32,21 @@ USED = (
 
 def used(snapshot: Snapshot) -> tuple[str, ...]:
     """The paths of the small files that hubq reads from a repository."""
-    return tuple(file.path for file in snapshot.files if any(fnmatchcase(file.path, pattern) for pattern in USED))
+    return tuple(file.path for file in snapshot.files if any(_matches(file.path, pattern) for pattern in USED))
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a star stands for no slash
 
 
 def read_config(data: bytes) -> dict[str, Any]:
     """config.json without the keys that could load code: those beginning with "_", and trust_remote_code, at any depth.
 
-    Raises BadSource for a file that is no JSON object, Unsupported for a model that needs code of its own or is quantized already.
+    Raises BadSource for a file that is no JSON object, Unsupported for a model that needs code of its own or is quantized
+    already.
     """
     try:
-        config = json.loads(data)
+        config = _clean(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise BadSource(f"config.json cannot be read: {error}", "check the model's repository") from None
     if not isinstance(config, dict):
@@ -54,7 +59,7 @@ def read_config(data: bytes) -> dict[str, Any]:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else None
         raise Unsupported(f"the model is quantized already ({method})", "start from the original, unquantized model")
-    return _clean(config)
+    return config
 
 
 def _clean(value: Any) -> Any:
@@ -73,6 +78,6 @@ def read_card(data: bytes) -> Mapping[str, Any]:
     front = text[3:].partition("\n---")[0]
     try:
         card = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # of many kinds: a wrong value behind a type tag raises whatever its conversion happens to raise
         return {}
     return card if isinstance(card, dict) else {}

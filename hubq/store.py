@@ -13,14 +13,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hubq.errors import HubqError
 from hubq.nouns import Artifact, Estimate, Measurement
+
+T = TypeVar("T")
 
 
 def default_root() -> Path:
@@ -57,7 +59,9 @@ class Store:
             lock = FileLock(self.root / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
-            raise HubqError(f"another hubq is working in {self.root}", "wait for it, or give this run a --work-dir of its own") from None
+            raise HubqError(
+                f"another hubq is working in {self.root}", "wait for it, or give this run a --work-dir of its own"
+            ) from None
         except OSError as error:
             raise HubqError(f"cannot write to {self.root}: {error.strerror}", "choose another folder with --work-dir") from None
         try:
@@ -66,12 +70,14 @@ class Store:
             lock.release()
 
     def artifact(self, key: str, check: bool = True) -> Artifact | None:
-        """The finished file of a key, or None. With `check` its size and SHA-256 are held against the record; a damaged one is removed."""
+        """The finished file of a key, or None.
+
+        With `check` its size and SHA-256 are held against the record, and a damaged one is removed.
+        """
         folder = self.root / "artifacts" / key
-        facts = _read(folder / "record.json")
-        if facts is None:
+        artifact = _read(folder / "record.json", lambda facts: Artifact(**{**facts, "path": folder / facts["path"]}))
+        if artifact is None:
             return None
-        artifact = Artifact(**{**facts, "path": folder / facts["path"]})
         sound = artifact.path.is_file() and artifact.path.stat().st_size == artifact.size
         if sound and check:
             sound = sha256(artifact.path) == artifact.sha256
@@ -94,17 +100,15 @@ class Store:
         folder = self.root / "artifacts" / artifact.key
         _write(artifact.path.parent / "record.json", {**asdict(artifact), "path": artifact.path.name})
         _sync(artifact.path.parent)
+        if folder.exists():  # without a record that can be read
+            shutil.rmtree(folder)
         os.rename(artifact.path.parent, folder)
         _sync(folder.parent)
         return replace(artifact, path=folder / artifact.path.name)
 
     def measurement(self, key: str) -> Measurement | None:
         """The measurement of a key, or None."""
-        facts = _read(self.root / "measurements" / f"{key}.json")
-        if facts is None:
-            return None
-        values = {name: Estimate(**value) for name, value in facts["values"].items()}
-        return Measurement(facts["level"], facts["engine"], values)
+        return _read(self.root / "measurements" / f"{key}.json", _measurement)
 
     def keep_measurement(self, key: str, measurement: Measurement) -> None:
         """Write a measurement under its key."""
@@ -114,11 +118,16 @@ class Store:
         _sync(path.parent)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record, or None where there is none (or one that a crash of the machine cut short)."""
+def _measurement(facts: Mapping[str, Any]) -> Measurement:
+    values = {name: Estimate(**value) for name, value in facts["values"].items()}
+    return Measurement(facts["level"], facts["engine"], values)
+
+
+def _read(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
+    """What a record tells, or None where there is none (or one that a crash cut short, or another version of hubq wrote)."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        return make(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

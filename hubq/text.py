@@ -10,6 +10,8 @@ import glob
 import hashlib
 import json
 import logging
+import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from hubq.nouns import EvalSet, Source
 
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> loader of datasets; .txt is read as it is
 LOCAL = "give a local file instead (--dataset FILE.txt, .jsonl or .parquet), or publish without measuring: --no-eval"
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,9 @@ def _load_file(path: Path) -> Any:
     try:
         return datasets.load_dataset(LOADERS[path.suffix], data_files=glob.escape(str(path)), split="train")
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
-        reason = error.__cause__ or error
-        raise Usage(f"{path.name} cannot be read: {reason}", "each line of a .jsonl file is a JSON object") from error
+        raise Usage(
+            f"{path.name} cannot be read: {_short(error.__cause__ or error)}", "each line of a .jsonl file is a JSON object"
+        ) from error
 
 
 def _hub(spec: TextSpec) -> _Text:
@@ -157,9 +161,11 @@ def _hub(spec: TextSpec) -> _Text:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise HubError(f"there is no dataset {spec.dataset} on the Hub, or you may not see it", LOCAL) from error
     except OSError as error:
-        raise HubError(f"the dataset {spec.dataset} cannot be fetched: {error}", LOCAL) from error
+        raise HubError(f"the dataset {spec.dataset} cannot be fetched: {_short(error)}", LOCAL) from error
     except (ValueError, datasets.exceptions.DatasetsError) as error:
-        raise Usage(f"the dataset {spec.dataset} cannot be loaded: {error}", LOCAL) from error
+        raise Usage(f"the dataset {spec.dataset} cannot be loaded: {_short(error)}", LOCAL) from error
+    if not _COMMIT.fullmatch(builder.hash) or (_COMMIT.fullmatch(revision) and builder.hash != revision):
+        raise HubError(f"{spec.dataset} is not what the Hub holds: datasets took a local folder or an older copy for it", LOCAL)
     if spec.split not in builder.info.splits:
         raise Usage(f"{spec.dataset} has no split {spec.split!r}", f"choose one with --split: {', '.join(builder.info.splits)}")
     text = _join(builder.as_dataset(spec.split), spec.field, spec.dataset)
@@ -175,6 +181,11 @@ def _join(rows: Any, field: str, name: str) -> str:
     if not all(isinstance(text, str) for text in texts):
         raise Usage(f"the field {field!r} of {name} does not hold text", f"choose one of {', '.join(rows.column_names)}")
     return "\n\n".join(texts)
+
+
+def _short(error: BaseException) -> str:
+    """What datasets says, without the long lists that it says it with."""
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
 
 
 def _datasets() -> Any:

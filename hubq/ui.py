@@ -48,7 +48,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 class Screen:
-    """What `publish` shows while it works: one live table on a terminal, a line per finished step elsewhere, nothing when quiet."""
+    """What `publish` shows while it works: a live table on a terminal, a line per finished step elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = _console(stderr=True)
@@ -172,7 +172,10 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ]
         print_json(facts)
         return
-    rows = [[i.level.id, i.file, size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"] for i in plan.items]
+    rows = [
+        [i.level.id, i.file, size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"]
+        for i in plan.items
+    ]
     console = _console(stderr=False)
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}", markup=False)
     console.print(f"target    {plan.target}", markup=False, soft_wrap=True)
@@ -197,7 +200,9 @@ def show_checks(checks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json({"checks": list(checks)})
         return
-    table = _table(["what", "found", "it unlocks"], [[c["name"], c["found"] or f"missing: {c['hint']}", c["unlocks"]] for c in checks])
+    table = _table(
+        ["what", "found", "it unlocks"], [[c["name"], c["found"] or f"missing: {c['hint']}", c["unlocks"]] for c in checks]
+    )
     for column in table.columns:
         column.justify = "left"
     _console(stderr=False).print(table)
@@ -219,6 +224,3 @@ def show_error(error: HubqError, as_json: bool) -> None:
     if error.hint:
         console.print("[cyan]hint[/]:", end=" ")
         console.print(error.hint, markup=False, soft_wrap=True)
-
-
-

@@ -16,6 +16,7 @@ CARD = "---\nlicense: mit\nlanguage: en\npipeline_tag: text-generation\n---\n\n#
 @cache
 def _tokenizer() -> str:
     from pydoc_data.topics import topics
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -34,7 +35,11 @@ def _tokenizer() -> str:
 def tokenizer(folder: Path) -> None:
     """Write a byte-level BPE tokenizer of 512 tokens, split as GPT-2 splits, with a chat template."""
     (folder / "tokenizer.json").write_text(_tokenizer())
-    settings = {"bos_token": "<|end|>", "eos_token": "<|end|>", "chat_template": "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}"}
+    settings = {
+        "bos_token": "<|end|>",
+        "eos_token": "<|end|>",
+        "chat_template": "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -57,7 +62,7 @@ def llama(folder: Path, seed: int = 0, shards: int = 1, dtype: str = "bfloat16",
 
 
 def rewrite(folder: Path, name: str = "model.safetensors", **changes: np.ndarray | None) -> None:
-    """Change tensors of a float32 checkpoint: a new array, or None to leave it out. Dots in names are written as two underscores."""
+    """Change tensors of a float32 checkpoint: a new array, or None to drop it. Dots in names are written as two underscores."""
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(folder / name)

@@ -1,13 +1,13 @@
 """Room 1: formats. A format is a module with a few agreed names, found by name in the table below and imported when needed.
 
-    LEVELS: dict[str, Level]                                  # best first; the card's order
-    plan(repo, folder, config, stored, levels) -> Plan        # early and exact; raises for what cannot be built
-    build(plan, checkpoint, paths, progress) -> Iterator[Artifact]
-    file_name(model, level) -> str
-    engines() -> tuple[str, ...]                              # the ways to run its files here, the first always there
-    load(artifact, source, engine)                            # context manager: ids -> logits
-    usage(release) -> str                                     # the "Run it" part of the card
-    VERSION: int                                              # raised when the same input gives other bytes
+LEVELS: dict[str, Level]                                  # best first; the card's order
+plan(repo, folder, config, stored, levels) -> Plan        # early and exact; raises for what cannot be built
+build(plan, checkpoint, paths, progress) -> Iterator[Artifact]
+file_name(model, level) -> str
+engines() -> tuple[str, ...]                              # the ways to run its files here, the first always there
+load(artifact, source, engine)                            # context manager: ids -> logits
+usage(release) -> str                                     # the "Run it" part of the card
+VERSION: int                                              # raised when the same input gives other bytes
 """
 
 from __future__ import annotations

@@ -164,14 +164,14 @@ def _beside(folder: Path, role: str) -> Path:
 
 
 def _listing(repo: str, folder: Path) -> Snapshot:
-    """All files with their SHA-256. The commit is the first 40 digits of the SHA-256 over the sorted listing."""
+    """All files with their SHA-256. The commit is the SHA-256 over the sorted listing."""
     files, digest = [], hashlib.sha256()
     names = (Path(top, name) for top, _, found in os.walk(folder) for name in found)
     for path, name in sorted((name.relative_to(folder).as_posix(), name) for name in names):
         if not _hidden(path) and name.is_file():
             files.append(RepoFile(path, size(name), sha256(name)))
             digest.update(f"{path}\0{files[-1].size}\0{files[-1].sha256}\n".encode())
-    return Snapshot(repo, digest.hexdigest()[:40], tuple(files))
+    return Snapshot(repo, digest.hexdigest(), tuple(files))
 
 
 def _write(folder: Path, fresh: Path, changed: Mapping[str, Content], progress: Any) -> None:

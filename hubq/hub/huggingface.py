@@ -1,4 +1,4 @@
-"""The Hugging Face Hub. The only import of huggingface_hub, whose downloads check sizes but not hashes: hubq checks both."""
+"""The Hugging Face Hub through huggingface_hub, whose downloads check sizes but not hashes: hubq checks both."""
 
 from __future__ import annotations
 

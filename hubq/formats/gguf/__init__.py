@@ -44,7 +44,10 @@ class Plan:
 def plan(
     repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor], levels: Sequence[Level]
 ) -> Plan:
-    """What the levels of a model will be, from its small files in `folder` and its tensors' shapes. Raises Unsupported and BadSource."""
+    """What the levels of a model will be, from its small files in `folder` and its tensors' shapes.
+
+    Raises Unsupported and BadSource for a model that cannot be converted.
+    """
     from hubq.formats.gguf.write import draw, lay_out
 
     blueprint = draw(repo, folder, config, stored)

@@ -1,4 +1,4 @@
-"""The levels of GGUF, as data: llama.cpp's names, file type numbers and mixes (`llama_tensor_get_type_impl` in its llama-quant.cpp).
+"""The levels of GGUF, as data: llama.cpp's names, file type numbers and mixes (`llama_tensor_get_type_impl`, llama-quant.cpp).
 
 A mix gives most tensors its `base` type. `rules` give some categories of tensors another one: the first rule of the
 category whose condition holds decides. Conditions are functions of a tensor's place, see recipe.py.

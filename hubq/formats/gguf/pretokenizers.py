@@ -159,6 +159,8 @@ SHAPES: dict[str, tuple[dict[str, Any], bool]] = {
     "llama-bpe": (_split(_CONTRACTIONS + r"|\p{N}{1,3}" + _REST), True),
 }
 
+UNKNOWN_TO_LLAMA_CPP = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # settings of BPE
+
 
 def recognize(tokenizer: Tokenizer) -> str | None:
     """The name of a tokenizer's pre-tokenizer in llama.cpp (`tokenizer.ggml.pre`), or None if it is none of those known here."""
@@ -168,9 +170,10 @@ def recognize(tokenizer: Tokenizer) -> str | None:
         if found in hashes:
             return name
     document = json.loads(tokenizer.to_str())
-    if document.get("normalizer") is not None:
+    model = document["model"]
+    if document.get("normalizer") is not None or any(model.get(setting) for setting in UNKNOWN_TO_LLAMA_CPP):
         return None
-    shape = (_plain(document.get("pre_tokenizer")), bool(document["model"].get("ignore_merges")))
+    shape = (_plain(document.get("pre_tokenizer")), bool(model.get("ignore_merges")))
     return next((name for name, known in SHAPES.items() if known == shape), None)
 
 

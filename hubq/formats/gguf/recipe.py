@@ -88,7 +88,7 @@ def _places(tensors: Sequence[Tensor], model: Model) -> dict[str, tuple[str, int
         category = next((category for part, category in CATEGORIES.items() if part in tensor.name), None)
         if category:
             found.setdefault(category, []).append(tensor.name)
-    places = {}
+    places: dict[str, tuple[str, int, int]] = {}
     for category, names in found.items():
         count = len(names) if category == "attn_v" else model.layers
         places |= {name: (category, i, count) for i, name in enumerate(sorted(names, key=_layer))}

@@ -54,7 +54,9 @@ def _remote(release: Release, file: Artifact) -> list[str]:
     return [
         _block(_LLAMA_CPP, _cli(release, hf), f"llama-server {hf}"),
         _block("**Ollama**", f"ollama run {ollama}"),
-        _block("**LM Studio**, by its command line or by a link", f"lms get https://huggingface.co/{target}@{level}", f"# {link}"),
+        _block(
+            "**LM Studio**, by its command line or by a link", f"lms get https://huggingface.co/{target}@{level}", f"# {link}"
+        ),
         _block("**The file alone**", f"hf download {target} {shlex.quote(name)} --local-dir ."),
         _tags(release),
     ]

@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """All that a model's GGUFs hold except weights: tensors in file order, hyper-parameters, tokenizer and `general.*` metadata."""
+    """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata."""
 
     architecture: str
     tensors: list[Tensor]
@@ -132,7 +132,7 @@ def _padded(size: int) -> int:
 
 
 def _key_values(blueprint: Blueprint) -> tuple[int, bytes]:
-    """The number of key-value pairs and their bytes. The last four are `general.file_type`, the one value that levels differ in."""
+    """The number of key-value pairs and their bytes. The last four are `general.file_type`, all that levels differ in."""
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "header"
         writer = gguf.GGUFWriter(path, blueprint.architecture)
@@ -151,15 +151,21 @@ def _key_values(blueprint: Blueprint) -> tuple[int, bytes]:
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    add[type(value)](key, value)
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_string(key, value)
 
 
 class _File:
     """A file being written: hashed on the way, complete only after close()."""
 
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = open(path, "xb")
+        self._file: BinaryIO = open(path, "xb")  # noqa: SIM115 - closed by close() or on the way out
         self._hash = hashlib.sha256()
         self.size = 0
 
@@ -190,10 +196,10 @@ def write(
     progress: Progress = lambda done, total: None,
     threads: int | None = None,
 ) -> Iterator[Artifact]:
-    """Write each level to its new file in `paths`, in one pass; yields an Artifact (without key) per level when all are complete.
+    """Write each level to its new file in `paths`, in one pass; yields an Artifact (without key) for each when all are complete.
 
-    `progress` is told weights read and weights in all. Raises BadSource for weights that are not finite, Unsupported for weights
-    too large for a level's types, OSError of the disk; the files are then incomplete, and the caller's to delete.
+    `progress` is told weights done and weights in all. Raises BadSource for weights that are not finite, Unsupported for
+    weights too large for a level's types, OSError of the disk; the files are then incomplete, and the caller's to delete.
     """
     threads = threads or os.cpu_count() or 1
     with ExitStack() as stack:

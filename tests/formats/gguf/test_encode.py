@@ -147,11 +147,11 @@ def test_equals_ggml(case: str, name: str) -> None:
 
 
 values = st.floats(width=32, allow_nan=False, allow_infinity=False)
-few_values = st.lists(values, min_size=1, max_size=4).flatmap(st.sampled_from)
+few_values = st.lists(values, min_size=1, max_size=4)
 rows_of = st.one_of(
     arrays(np.float32, (1, 256), elements=values),
     arrays(np.float32, (1, 256), elements=st.floats(-1, 1, width=32)),
-    arrays(np.float32, (1, 256), elements=few_values, fill=st.nothing()),
+    few_values.flatmap(lambda few: arrays(np.float32, (1, 256), elements=st.sampled_from(few), fill=st.nothing())),
 )
 
 
@@ -172,9 +172,9 @@ def test_slices_of_rows_in_threads_give_the_same_bytes(name: str) -> None:
     assert np.array_equal(whole, out)
 
 
-# Root mean square error of a decoded weight, relative to the weights' own: by bits per weight, about halved for each.
-ERRORS = {"Q2_K": 0.3, "Q3_K": 0.17, "Q4_0": 0.11, "Q4_1": 0.1, "Q4_K": 0.08, "Q5_0": 0.055, "Q5_1": 0.05, "Q5_K": 0.04}
-ERRORS |= {"Q6_K": 0.025, "Q8_0": 0.008, "BF16": 0.003, "F16": 3e-4, "F32": 0.0}
+# Root mean square error of the decoded weights over the weights' own: a fifth above what the types give on these weights.
+ERRORS = {"Q2_K": 0.4, "Q3_K": 0.21, "Q4_0": 0.13, "Q4_1": 0.11, "Q4_K": 0.1, "Q5_0": 0.065, "Q5_1": 0.053, "Q5_K": 0.05}
+ERRORS |= {"Q6_K": 0.026, "Q8_0": 0.008, "BF16": 0.002, "F16": 2.5e-4, "F32": 0.0}
 
 
 @every_type
@@ -194,10 +194,12 @@ def test_table_agrees_with_gguf(name: str) -> None:
 @every_type
 def test_overflowed_names_the_rows_with_an_infinite_scale(name: str) -> None:
     rows = student(9, 512)
-    rows[[2, 7], [300, 5]] = [3.4e38, -3.4e38]
+    rows[[2, 7], [300, 5]] = np.float32([1, -1]) * (3.4e38 if name == "BF16" else 1e12)
     encoded = encode(rows, name)
-    finite = np.isfinite(gguf.quants.dequantize(encoded, gguf.GGMLQuantizationType[name]).reshape(rows.shape)).all(axis=1)
-    assert overflowed(encoded, name).tolist() == np.flatnonzero(~finite).tolist() == ([] if name == "F32" else [2, 7])
+    with np.errstate(invalid="ignore"):
+        decoded = gguf.quants.dequantize(encoded, gguf.GGMLQuantizationType[name]).reshape(rows.shape)
+    broken = np.flatnonzero(~np.isfinite(decoded).all(axis=1)).tolist()
+    assert overflowed(encoded, name).tolist() == broken == ([] if name == "F32" else [2, 7])
 
 
 def test_arrays_of_the_wrong_kind_are_refused() -> None:

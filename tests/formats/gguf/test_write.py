@@ -79,7 +79,9 @@ def test_threads_and_slabs_change_no_byte(tmp_path: Path, monkeypatch: pytest.Mo
     once = build(folder, tmp_path / "once", levels, threads=1)
     monkeypatch.setattr("hubq.formats.gguf.write.SLAB", 3000)
     again = build(folder, tmp_path / "again", levels, threads=5)
-    assert {level: artifact.sha256 for level, artifact in once.items()} == {level: artifact.sha256 for level, artifact in again.items()}
+    assert {level: artifact.sha256 for level, artifact in once.items()} == {
+        level: artifact.sha256 for level, artifact in again.items()
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -91,7 +93,9 @@ def test_every_dtype_is_read_exactly(dtype: str, tmp_path: Path) -> None:
     reader = GGUFReader(build(folder, tmp_path / "out", ["F32"])["F32"].path)
     found = {tensor.name: tensor.data for tensor in reader.tensors}
     stored = load_file(folder / "model.safetensors")
-    assert np.array_equal(found["blk.1.ffn_down.weight"], stored["model.layers.1.mlp.down_proj.weight"].to(torch.float32).numpy())
+    assert np.array_equal(
+        found["blk.1.ffn_down.weight"], stored["model.layers.1.mlp.down_proj.weight"].to(torch.float32).numpy()
+    )
 
 
 def test_shards_give_the_bytes_of_a_single_file(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A family file is named after the `model_type` it serves (others are in TWINS) an
 
     ARCHITECTURES: tuple[str, ...]                        # the names in config.json's `architectures` that it converts
     GGUF: str                                             # `general.architecture`
-    keys(config) -> dict[str, Any]                        # GGUF key -> value, without the family's prefix where it begins with "."
+    keys(config) -> dict[str, Any]                        # GGUF key -> value; one that begins with "." gets the prefix `GGUF`
     tensors(config, stored) -> list[Tensor]               # in file order; stored: the checkpoint's tensors by name
 """
 
@@ -23,6 +23,7 @@ from hubq.checkpoint import AGAIN, StoredTensor, few
 from hubq.errors import BadSource, Unsupported
 
 TWINS = {"mistral": "llama"}
+MOST = 2**31 - 1  # llama.cpp keeps sizes in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,8 @@ def families() -> list[str]:
 
 def family(config: Mapping[str, Any]) -> ModuleType:
     """The family file for a model. Raises Unsupported by name where there is none, BadSource where config.json does not say."""
-    architectures = config.get("architectures") or []
-    model_type = str(config.get("model_type", ""))
-    if not architectures or not model_type:
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    if not (isinstance(architectures, list) and architectures and isinstance(model_type, str) and model_type):
         raise BadSource("config.json names no architecture", "check that the repository holds a transformers model")
     name = TWINS.get(model_type, model_type)
     if model_type in families():
@@ -66,15 +66,37 @@ def number(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     """A positive whole number of config.json. Raises BadSource where it is missing (and has no default) or something else."""
     value = config.get(key)
     value = default if value is None else value
-    if type(value) is not int or value < 1:
-        raise BadSource(f"config.json: {key} should be a positive number, but is {value!r}", AGAIN)
+    if type(value) is not int or not 0 < value <= MOST:
+        raise BadSource(f"config.json: {key} should be a positive whole number, but is {value!r}", AGAIN)
     return value
 
 
+def real(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A positive number of config.json that float32 can hold. Raises BadSource as `number` does."""
+    value: Any = config.get(key)
+    value = default if value is None else value
+    if type(value) not in (int, float) or not 1e-38 < value < 1e38:
+        raise BadSource(f"config.json: {key} should be a positive number, but is {value!r}", AGAIN)
+    return float(value)
+
+
+def flag(config: Mapping[str, Any], key: str) -> bool:
+    """A setting of config.json that is on or off, and off where it is missing. Raises BadSource for something else."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise BadSource(f"config.json: {key} should be true or false, but is {value!r}", AGAIN)
+    return bool(value)
+
+
 def match(
-    shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], ignored: Callable[[str], bool] = lambda name: False
+    shapes: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, StoredTensor],
+    ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Hold a checkpoint against the tensors that its config calls for. Raises BadSource naming what is missing, superfluous or misshapen."""
+    """Hold a checkpoint against the tensors that its config calls for, but for `ignored` ones.
+
+    Raises BadSource naming what is missing, superfluous or misshapen.
+    """
     if missing := [name for name in shapes if name not in stored]:
         raise BadSource(f"the checkpoint lacks tensors that config.json calls for: {few(missing)}", AGAIN)
     if extra := sorted(name for name in stored if name not in shapes and not ignored(name)):

@@ -9,9 +9,9 @@ from typing import Any
 import gguf
 import numpy as np
 
-from hubq.checkpoint import StoredTensor
+from hubq.checkpoint import AGAIN, StoredTensor
 from hubq.errors import BadSource, Unsupported
-from hubq.formats.gguf.arch import Tensor, match, number
+from hubq.formats.gguf.arch import Tensor, flag, match, number, real
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 GGUF = "llama"
@@ -51,8 +51,12 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
     hidden, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
     kv_heads = number(config, "num_key_value_heads", heads)
     head = number(config, "head_dim", hidden // heads)
+    if hidden % heads:
+        raise BadSource(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}", AGAIN)
     if head % 2 or heads % kv_heads:
-        raise BadSource(f"config.json: {heads} query heads, {kv_heads} key heads and a head size of {head} do not fit together")
+        raise BadSource(
+            f"config.json: {heads} query heads, {kv_heads} key heads and a head size of {head} do not fit together", AGAIN
+        )
     return {
         "hidden": hidden,
         "heads": heads,
@@ -67,22 +71,36 @@ def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings under transformers' current names, from where either generation of config.json keeps them."""
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    """The rotary settings under transformers' current names, from where either generation of config.json keeps them.
+
+    Raises Unsupported for a kind of scaling that is not known here, BadSource for settings that make no sense.
+    """
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(settings, dict):
+        raise BadSource(f"config.json: the rotary settings should be a table, but are {settings!r}", AGAIN)
+    settings = dict(settings)
     settings.setdefault("rope_type", settings.pop("type", "default"))
     settings.setdefault("rope_theta", config.get("rope_theta", 10000.0))
     kind = settings["rope_type"]
-    if kind not in ROPE:
-        raise Unsupported(f"hubq does not convert rotary scaling of type {kind!r} for this family yet; it knows {', '.join(ROPE)}")
-    for key in ("rope_theta", *ROPE[kind]):
-        if not isinstance(settings.get(key), int | float) or not settings[key] > 0:
-            raise BadSource(f"config.json: the rotary setting {key} should be a positive number, but is {settings.get(key)!r}")
+    if not isinstance(kind, str) or kind not in ROPE or settings.get("partial_rotary_factor", 1) != 1:
+        raise Unsupported(
+            f"hubq does not convert rotary embeddings of type {kind!r} for this family; it knows {', '.join(ROPE)}",
+            "a new kind is a few lines in hubq/formats/gguf/arch/llama.py, see CONTRIBUTING.md",
+        )
+    settings |= {key: real(settings, key) for key in ("rope_theta", *ROPE[kind])}
+    if kind == "llama3" and not settings["low_freq_factor"] < settings["high_freq_factor"]:
+        raise BadSource("config.json: low_freq_factor should be less than high_freq_factor", AGAIN)
     return settings
 
 
 def keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters as GGUF keys, without the prefix `llama`."""
     size, rotary = dimensions(config), rope(config)
+    if (activation := config.get("hidden_act") or "silu") not in ("silu", "swish"):
+        raise Unsupported(
+            f"the feed-forward layers use {activation!r}, and llama.cpp computes SiLU for this family",
+            "look for a model of this family with `hidden_act` silu",
+        )
     table: dict[str, Any] = {
         ".vocab_size": size["vocab"],
         ".context_length": number(config, "max_position_embeddings"),
@@ -90,22 +108,27 @@ def keys(config: Mapping[str, Any]) -> dict[str, Any]:
         ".block_count": size["layers"],
         ".feed_forward_length": size["inner"],
         ".rope.dimension_count": size["head"],
-        ".rope.freq_base": float(rotary["rope_theta"]),
+        ".rope.freq_base": rotary["rope_theta"],
         ".attention.head_count": size["heads"],
         ".attention.head_count_kv": size["kv_heads"],
-        ".attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+        ".attention.layer_norm_rms_epsilon": real(config, "rms_norm_eps", 1e-6),
     }
     if config.get("head_dim") is not None:
         table |= {".attention.key_length": size["head"], ".attention.value_length": size["head"]}
     if rotary["rope_type"] == "linear":
-        table |= {".rope.scaling.type": "linear", ".rope.scaling.factor": float(rotary["factor"])}
+        table |= {".rope.scaling.type": "linear", ".rope.scaling.factor": rotary["factor"]}
     return table
 
 
 def tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> list[Tensor]:
-    """All tensors in file order. Raises BadSource for any that is missing, superfluous or of another shape than config.json says."""
-    size, tied = dimensions(config), bool(config.get("tie_word_embeddings", False))
-    layer = LAYER | {name: shape for flag, table in BIASES.items() if config.get(flag) for name, shape in table.items()}
+    """All tensors in file order.
+
+    Raises BadSource for any that is missing, superfluous or of another shape than config.json says.
+    """
+    size, tied = dimensions(config), flag(config, "tie_word_embeddings")
+    layer = LAYER | {name: shape for biased, table in BIASES.items() if flag(config, biased) for name, shape in table.items()}
+    if size["layers"] > len(stored):
+        raise BadSource(f"config.json calls for {size['layers']} layers, the checkpoint holds {len(stored)} tensors", AGAIN)
     first, norm, head = ENDS
     wanted = {first: ENDS[first]}
     for block in range(size["layers"]):
@@ -115,7 +138,8 @@ def tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> li
     match(shapes, stored, ignored=lambda name: name.endswith("rotary_emb.inv_freq") or (tied and name == head))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, size["layers"])
     listed = [
-        Tensor(str(names.get_name(name, (".weight", ".bias"))), shape, name, _rows(name, size)) for name, shape in shapes.items()
+        Tensor(str(names.get_name(name, (".weight", ".bias"))), shape, name, _rows(name, size))
+        for name, shape in shapes.items()
     ]
     factors = rope_factors(config)
     return listed if factors is None else [*listed, Tensor("rope_freqs.weight", factors.shape, values=factors)]
@@ -132,15 +156,14 @@ def _rows(name: str, size: Mapping[str, int]) -> np.ndarray | None:
 def rope_factors(config: Mapping[str, Any]) -> np.ndarray | None:
     """The divisor of each rotary frequency in Llama 3.1 scaling, float32 [head / 2], or None for other models.
 
-    Source: transformers' `_compute_llama3_parameters`: wavelengths below `low` stay, those above `high` are stretched by `factor`,
-    those between get a blend.
+    Source: transformers' `_compute_llama3_parameters`. Wavelengths below `low` stay, those above `high` are stretched by
+    `factor`, those between get a blend.
     """
     settings = rope(config)
     if settings["rope_type"] != "llama3":
         return None
-    head, base, factor = dimensions(config)["head"], float(settings["rope_theta"]), float(settings["factor"])
-    slow, fast = float(settings["low_freq_factor"]), float(settings["high_freq_factor"])
-    context = float(settings["original_max_position_embeddings"])
+    head, base, factor = dimensions(config)["head"], settings["rope_theta"], settings["factor"]
+    slow, fast, context = (settings[key] for key in ROPE["llama3"][1:])
     factors = []
     for pair in range(head // 2):
         turns = context / (2 * math.pi * base ** (2 * pair / head))

@@ -86,7 +86,7 @@ def overflowed(blocks: np.ndarray, type_name: str) -> np.ndarray:
     """Indices of the rows of `blocks` (uint8 [n, row_bytes]) that hold an infinite or undefined 16-bit float.
 
     A scale beyond 65504 (in F16 a weight, in BF16 one beyond 3.39e38) becomes infinite, and its weights decode to
-    infinity or NaN.
+    infinity or NaN. Not seen here: in Q3_K and Q6_K weights beyond 1e12, whose sums overflow, may decode to zeros instead.
     """
     kind = TYPES[type_name]
     per_row = blocks.reshape(len(blocks), -1, kind.bytes)

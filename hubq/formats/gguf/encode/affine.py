@@ -126,13 +126,13 @@ def round_levels(value, weight, level, fit, top, sums):
             least, inverse = fit.least[b], fit.inverse[b]
             for i in range(start, start + UNROLL):
                 x = value[i, b]
-                l = ((x - least) * inverse + MAGIC) - MAGIC
-                l = l if l > ZERO else ZERO  # in this order NaN becomes 0
-                l = l if l < top else top
-                level[i, b] = l
-                step = weight[i, b] * l
+                q = ((x - least) * inverse + MAGIC) - MAGIC
+                q = q if q > ZERO else ZERO  # in this order NaN becomes 0
+                q = q if q < top else top
+                level[i, b] = q
+                step = weight[i, b] * q
                 wl += step
-                wll += step * l
+                wll += step * q
                 wlx += step * x
             sums.wl[b], sums.wll[b], sums.wlx[b] = wl, wll, wlx
 
@@ -162,10 +162,10 @@ def add_errors(value, weight, level, fit, magnitude_only):
 
 
 @inlined
-def keep_better(fit, best):
-    """Where the error is less, take the new fit."""
+def keep_better(fit, best, first):
+    """Take the new fit where its error is less, or everywhere if it is the first."""
     for b in range(LANES):
-        better = fit.error[b] < best.error[b]
+        better = first | (fit.error[b] < best.error[b])
         best.scale[b] = fit.scale[b] if better else best.scale[b]
         best.low[b] = fit.low[b] if better else best.low[b]
         best.least[b] = fit.least[b] if better else best.least[b]
@@ -183,23 +183,22 @@ def make_search(size: int, top: int, first: float, trials: int, magnitude_only: 
         value = by_lanes(size)
         weight = by_lanes(size)
         level = by_lanes(size)
-        low, high = lanes(), lanes()
+        high = lanes()
         sums = Sums(lanes(), lanes(), lanes(), lanes(), lanes())
         fit = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
         best = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
         for start in range(0, len(x), LANES):
             count = load_lanes(x, start, value)
             weigh(value, weight, magnitude_only)
-            survey(value, weight, low, high, sums)
-            spread(highest, low, high, best)
-            round_levels(value, weight, level, best, highest, sums)
-            add_errors(value, weight, level, best, magnitude_only)
-            for trial in range(trials):
-                spread(offset + STEP * np.float32(trial) + highest, best.low, high, fit)
+            survey(value, weight, best.low, high, sums)
+            for trial in range(-1, trials):
+                beyond = offset + STEP * np.float32(trial) if trial >= 0 else ZERO
+                spread(beyond + highest, best.low, high, fit)
                 round_levels(value, weight, level, fit, highest, sums)
-                least_squares(sums, fit)
+                if trial >= 0:
+                    least_squares(sums, fit)
                 add_errors(value, weight, level, fit, magnitude_only)
-                keep_better(fit, best)
+                keep_better(fit, best, trial < 0)
             for b in range(count):
                 found[SCALE, start + b] = best.scale[b]
                 found[MIN, start + b] = -best.low[b]

@@ -16,7 +16,7 @@ kernel = functools.partial(numba.njit, nogil=True, cache=True, error_model="nump
 inlined = functools.partial(kernel, inline="always")
 
 LANES = 64  # blocks side by side in a search; a multiple of every vector width, small enough for the first-level cache
-UNROLL = 8  # positions taken at a time, so that sums rest in registers between visits to memory
+UNROLL = 4  # positions taken at a time, so that sums rest in registers between visits to memory
 
 ZERO = np.float32(0)
 ONE = np.float32(1)
@@ -61,7 +61,7 @@ def by_lanes(size):
 
 @inlined
 def load_lanes(x, start, value):
-    """Transpose blocks `start` onwards of x [blocks, size] into value [size, LANES], zeros behind the last; returns their count."""
+    """Transpose x [blocks, size] from block `start` on into value [size, LANES], zeros behind the last; returns the count."""
     count = min(LANES, len(x) - start)
     if count < LANES:
         value[:] = ZERO

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubq.formats.gguf.encode.bits import INFINITY, ONE, ZERO, kernel, pack_nibbles, put_half, to_half
+from hubq.formats.gguf.encode.bits import INFINITY, ONE, ZERO, inlined, kernel, pack_nibbles, put_half, to_half
 
 BLOCK = 32
+QUARTER = 8  # weights compared at a time: four vector comparisons and a short tail instead of a chain of 32
+
+
+@inlined
+def bounds(row, low, high):
+    """The least and the greatest weight of a block; low, high: scratch, float32 [QUARTER]."""
+    for i in range(QUARTER):
+        a, b, c, d = row[i], row[QUARTER + i], row[2 * QUARTER + i], row[3 * QUARTER + i]
+        a, b = (a, b) if a < b else (b, a)
+        c, d = (c, d) if c < d else (d, c)
+        low[i] = a if a < c else c
+        high[i] = b if b > d else d
+    least, greatest = low[0], high[0]
+    for i in range(1, QUARTER):
+        least = low[i] if low[i] < least else least
+        greatest = high[i] if high[i] > greatest else greatest
+    return least, greatest
 
 
 @kernel
-def largest(row):
-    """The weight furthest from zero, with its sign; the first of equals."""
-    size, extreme = ZERO, ZERO
+def first_of(row, size):
+    """The first weight of this magnitude: it decides the sign among equals, zeros among them."""
     for i in range(BLOCK):
-        further = abs(row[i]) > size
-        size = abs(row[i]) if further else size
-        extreme = row[i] if further else extreme
-    return extreme
+        if abs(row[i]) == size:
+            return row[i]
+    return size
 
 
-@kernel
-def bounds(row):
-    """The least and the greatest weight; the first of equals, since zeros have signs."""
-    low, high = row[0], row[0]
-    for i in range(1, BLOCK):
-        low = row[i] if row[i] < low else low
-        high = row[i] if row[i] > high else high
-    return low, high
-
-
-@kernel
+@inlined
 def reciprocal(scale):
     """1 / scale, or 0 where scale is 0."""
     return ONE / scale if scale != ZERO else ZERO
 
 
-@kernel
+@inlined
 def quantize(row, low, inverse, shift, top, levels):
     """levels = (row - low) * inverse + shift, cut to an integer of at most `top`.
 
@@ -49,14 +54,14 @@ def quantize(row, low, inverse, shift, top, levels):
         levels[i] = min(np.int32(value), top)
 
 
-@kernel
+@inlined
 def pack_high_bits(levels, out):
     """Bit 4 of 32 levels, as 32 bits, low byte first."""
+    word = np.uint32(0)
+    for i in range(BLOCK):
+        word |= np.uint32(levels[i] >> np.uint8(4)) << np.uint32(i)
     for byte in range(4):
-        bits = np.uint8(0)
-        for k in range(8):
-            bits |= (levels[8 * byte + k] >> np.uint8(4)) << np.uint8(k)
-        out[byte] = bits
+        out[byte] = word >> np.uint32(8 * byte)
 
 
 def make_encoder(bits: int, affine: bool):
@@ -70,14 +75,18 @@ def make_encoder(bits: int, affine: bool):
     @kernel
     def encode(x, out):
         levels = np.empty(BLOCK, np.uint8)
+        lows, highs = np.empty(QUARTER, np.float32), np.empty(QUARTER, np.float32)
         for n in range(len(x)):
+            low, high = bounds(x[n], lows, highs)
             if affine:
-                low, high = bounds(x[n])
-                scale = (high - low) / np.float32(top)
+                low = first_of(x[n], ZERO) if low == ZERO else low
+                scale = abs(high - low) / np.float32(top)
                 put_half(out[n], 2, to_half(low))
             else:
-                low = ZERO
-                scale = largest(x[n]) / -half
+                extreme = high if high > -low else low
+                extreme = first_of(x[n], high) if high == -low else extreme
+                extreme = ZERO if extreme == ZERO else extreme
+                scale, low = extreme / -half, ZERO
             put_half(out[n], 0, to_half(scale))
             quantize(x[n], low, reciprocal(scale), shift, top, levels)
             if bits == 5:
@@ -93,7 +102,7 @@ encode_q5_0 = make_encoder(5, False)
 encode_q5_1 = make_encoder(5, True)
 
 
-@kernel
+@inlined
 def round_away(value):
     """Nearest integer, ties away from zero, as int32; 0 for infinity and NaN."""
     size = abs(value) if abs(value) < INFINITY else ZERO
@@ -105,9 +114,14 @@ def round_away(value):
 @kernel
 def encode_q8_0(x, out):
     """float32 [n, 32] to Q8_0, uint8 [n, 34]: weight = scale * level, levels from -127 to 127."""
+    levels = np.empty(BLOCK, np.uint8)
+    lows, highs = np.empty(QUARTER, np.float32), np.empty(QUARTER, np.float32)
     for n in range(len(x)):
-        scale = abs(largest(x[n])) / np.float32(127)
+        low, high = bounds(x[n], lows, highs)
+        scale = max(abs(low), abs(high)) / np.float32(127)
         put_half(out[n], 0, to_half(scale))
         inverse = reciprocal(scale)
         for i in range(BLOCK):
-            out[n, 2 + i] = round_away(x[n, i] * inverse)
+            levels[i] = round_away(x[n, i] * inverse)
+        for i in range(BLOCK):
+            out[n, 2 + i] = levels[i]

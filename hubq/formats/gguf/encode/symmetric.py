@@ -59,18 +59,21 @@ def round_levels(value, square, cube, inverse, half, level, sum_lx, sum_ll):
         for b in range(LANES):
             lx, ll = sum_lx[b], sum_ll[b]
             for i in range(start, start + UNROLL):
-                l = (value[i, b] * inverse[b] + MAGIC) - MAGIC
-                l = l if l > -half else -half
-                l = l if l < half - ONE else half - ONE
-                level[i, b] = l
-                lx += cube[i, b] * l
-                ll += square[i, b] * l * l
+                q = (value[i, b] * inverse[b] + MAGIC) - MAGIC
+                q = q if q > -half else -half
+                q = q if q < half - ONE else half - ONE
+                level[i, b] = q
+                lx += cube[i, b] * q
+                ll += square[i, b] * q * q
             sum_lx[b], sum_ll[b] = lx, ll
 
 
 @kernel
 def search_q6_k(x, found):
-    """Scale of every block, and the inverse that gave its levels (0: all levels 0). x: float32 [blocks, 16]; found: [2, blocks]."""
+    """Scale of every block, and the inverse that gave its levels (0: all levels are 0).
+
+    x: float32 [blocks, 16]; found: float32 [2, blocks].
+    """
     value, square, cube, level = by_lanes(BLOCK), by_lanes(BLOCK), by_lanes(BLOCK), by_lanes(BLOCK)
     largest, inverse, sum_lx, sum_ll = lanes(), lanes(), lanes(), lanes()
     scale, best, kept = lanes(), lanes(), lanes()
@@ -107,26 +110,26 @@ def improve_levels(value, square, cube, level, sum_lx, sum_ll):
 
     A lane in which nothing changes would not change in a further round either: there is no need to stop it, as ggml does.
     """
-    for start in range(0, BLOCK, UNROLL):
+    for i in range(BLOCK):
         for b in range(LANES):
-            lx, ll = sum_lx[b], sum_ll[b]
-            for i in range(start, start + UNROLL):
-                old = level[i, b]
-                rest_lx = lx - cube[i, b] * old
-                rest_ll = ll - square[i, b] * old * old
-                new = np.float32(clamp(nearest(value[i, b] * rest_ll / rest_lx), np.int32(-4), np.int32(3)))
-                new_lx = rest_lx + cube[i, b] * new
-                new_ll = rest_ll + square[i, b] * new * new
-                better = (rest_lx > ZERO) & (new != old) & (new_ll > ZERO) & (new_lx * new_lx * ll > lx * lx * new_ll)
-                level[i, b] = new if better else old
-                lx = new_lx if better else lx
-                ll = new_ll if better else ll
-            sum_lx[b], sum_ll[b] = lx, ll
+            lx, ll, old = sum_lx[b], sum_ll[b], level[i, b]
+            rest_lx = lx - cube[i, b] * old
+            rest_ll = ll - square[i, b] * old * old
+            new = np.float32(clamp(nearest(value[i, b] * rest_ll / rest_lx), np.int32(-4), np.int32(3)))
+            new_lx = rest_lx + cube[i, b] * new
+            new_ll = rest_ll + square[i, b] * new * new
+            better = (rest_lx > ZERO) & (new != old) & (new_ll > ZERO) & (new_lx * new_lx * ll > lx * lx * new_ll)
+            level[i, b] = new if better else old
+            sum_lx[b] = new_lx if better else lx
+            sum_ll[b] = new_ll if better else ll
 
 
 @kernel
 def search_q3_k(x, scales, levels):
-    """Scale and levels (0 to 7) of every block. x: float32 [blocks, 16]; scales: float32 [blocks]; levels: uint8 [blocks, 16]."""
+    """Scale and levels (0 to 7) of every block.
+
+    x: float32 [blocks, 16]; scales: float32 [blocks]; levels: uint8 [blocks, 16].
+    """
     value, square, cube, level = by_lanes(BLOCK), by_lanes(BLOCK), by_lanes(BLOCK), by_lanes(BLOCK)
     largest, inverse, sum_lx, sum_ll = lanes(), lanes(), lanes(), lanes()
     for start in range(0, len(x), LANES):

@@ -1,0 +1,281 @@
+"""The whole way from a model to a release: in a folder, over a socket with the real client, and through a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import loopback
+import pytest
+import tiny
+from gguf import GGUFReader
+
+from hubq import release
+from hubq.errors import BadSource, HubqError, Unsupported, Usage
+from hubq.formats import parse_levels
+from hubq.release import Event, Request, destination, locate, plan, publish
+from hubq.store import Store, sha256
+from hubq.text import TextSpec
+
+LEVELS = "q8_0,q4_k_m"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.llama(tmp_path_factory.mktemp("source") / "Tiny-Llama", dtype="float32")
+
+
+@pytest.fixture
+def request_(model: Path, topics: Path, tmp_path: Path) -> Request:
+    out = tmp_path / "out"
+    out.mkdir()
+    text = TextSpec(str(topics), None, windows=3)
+    return Request(
+        str(model), parse_levels(LEVELS), Store(tmp_path / "work"), to=str(out), text=text, command="hubq publish {model}"
+    )
+
+
+class Told(list[Event]):
+    """Every event of a run."""
+
+    def did(self, step: str) -> list[str]:
+        """Labels of a step's events that were not there at once."""
+        return [event.label for event in self if event.step == step and event.result is None]
+
+
+def run(request: Request) -> tuple[release.Result, Told]:
+    told = Told()
+    return publish(request, told.append), told
+
+
+def test_a_folder_release_holds_files_card_record_and_plot(request_: Request) -> None:
+    result, told = run(request_)
+    folder = Path(str(result.target))
+    names = {"README.md", "release.json", "loss.svg", "Tiny-Llama-Q8_0.gguf", "Tiny-Llama-Q4_K_M.gguf"}
+    assert {path.name for path in folder.iterdir()} == names
+    record = json.loads((folder / "release.json").read_bytes())
+    for entry in record["files"]:
+        assert sha256(folder / entry["path"]) == entry["sha256"]
+        assert len(GGUFReader(folder / entry["path"]).tensors) == sum(entry["types"].values())
+    pairs = {(row["level"], row["engine"]) for row in record["measurements"]}
+    engines = {"llama.cpp", "weights"}
+    assert pairs == {("reference", "transformers")} | {(f"gguf:{name}", e) for name in ("Q8_0", "Q4_K_M") for e in engines}
+    kld = {(row["level"], row["engine"]): row["metrics"].get("kld") for row in record["measurements"]}
+    for engine in engines:
+        assert 0 < kld["gguf:Q8_0", engine]["value"] < kld["gguf:Q4_K_M", engine]["value"]
+    assert "Tiny-Llama-Q4_K_M.gguf" in (folder / "README.md").read_text()
+    assert told.did("build") and "reference transformers" in told.did("measure")
+
+
+def test_a_second_run_does_nothing_and_changes_nothing(request_: Request) -> None:
+    first, _ = run(request_)
+    before = {path.name: path.stat().st_mtime_ns for path in Path(str(first.target)).iterdir()}
+    second, told = run(request_)
+    assert told.did("build") == told.did("measure") == told.did("push") == []
+    assert second.commit == first.commit
+    assert {path.name: path.stat().st_mtime_ns for path in Path(str(first.target)).iterdir()} == before
+
+
+def test_the_same_input_gives_the_same_bytes_in_another_place(request_: Request, tmp_path: Path) -> None:
+    first, _ = run(request_)
+    (tmp_path / "elsewhere").mkdir()
+    second, _ = run(replace(request_, store=Store(tmp_path / "work2"), to=str(tmp_path / "elsewhere")))
+    for path in Path(str(first.target)).iterdir():
+        assert path.read_bytes() == (Path(str(second.target)) / path.name).read_bytes(), path.name
+        assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_damaged_file_in_the_store_is_built_again(request_: Request) -> None:
+    request_ = replace(request_, text=None)
+    first, _ = run(request_)
+    kept = next((request_.store.root / "artifacts").glob("*/*Q8_0.gguf"))
+    good = sha256(kept)
+    with kept.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff\x00\xff")
+    second, told = run(request_)
+    assert set(told.did("build")) == {"gguf:Q8_0"}
+    assert sha256(next((request_.store.root / "artifacts").glob("*/*Q8_0.gguf"))) == good
+    assert second.commit == first.commit
+
+
+def test_more_levels_later_leave_the_others_alone(request_: Request) -> None:
+    first, _ = run(replace(request_, levels=parse_levels("q8_0"), text=None))
+    foreign = Path(str(first.target)) / "notes.txt"
+    foreign.write_text("mine")
+    second, told = run(replace(request_, levels=parse_levels("q8_0,q6_k"), text=None))
+    assert set(told.did("build")) == {"gguf:Q6_K"}
+    assert "Tiny-Llama-Q8_0.gguf" not in told.did("push")
+    assert foreign.read_text() == "mine" and second.commit != first.commit
+
+
+def test_without_measuring_the_card_says_so(request_: Request) -> None:
+    result, told = run(replace(request_, text=None))
+    assert told.did("measure") == [] and "loss.svg" not in result.card
+    assert b"Not evaluated" in result.card["README.md"]
+
+
+def test_a_plan_touches_nothing_and_is_exact(request_: Request) -> None:
+    planned = plan(request_)
+    assert not request_.store.root.exists()
+    assert planned.download == 0 and planned.write == sum(item.size for item in planned.items)
+    result, _ = run(replace(request_, text=None))
+    assert [item.size for item in planned.items] == [artifact.size for artifact in result.release.artifacts]
+    assert [item.key for item in planned.items] == [artifact.key for artifact in result.release.artifacts]
+    assert plan(request_).write == 0
+
+
+def test_too_small_a_disk_is_told_before_anything_is_written(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "SPARE", 1 << 60)
+    with pytest.raises(HubqError, match=r"the levels need 0\.0. GB and .* has .* GB free") as caught:
+        run(request_)
+    assert "--work-dir" in caught.value.hint
+    assert list((request_.store.root).glob("artifacts/*")) == [] and list(Path(str(request_.to)).iterdir()) == []
+
+
+def test_a_failure_leaves_no_unfinished_file(request_: Request, tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = tiny.llama(tmp_path / "Broken", dtype="float32")
+    tiny.rewrite(folder, model__norm__weight=np.full(256, np.nan, np.float32))
+    with pytest.raises(BadSource, match=r"model\.norm\.weight.*not finite"):
+        run(replace(request_, model=str(folder)))
+    assert list(request_.store.root.rglob("*.gguf")) == [] and list(Path(str(request_.to)).iterdir()) == []
+
+
+def test_one_run_at_a_time_in_a_store(request_: Request) -> None:
+    with request_.store.locked(), pytest.raises(HubqError, match="another hubq is working"):
+        run(request_)
+
+
+def test_a_source_without_config_is_refused(request_: Request, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadSource, match=r"empty has no config\.json"):
+        plan(replace(request_, model=str(tmp_path / "empty")))
+
+
+def test_models_and_targets_are_read_as_people_write_them(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert locate("org/model@abc", None)[1:] == ("org/model", "abc")
+    assert locate(str(tmp_path / "folder"), None)[1:] == ("folder", None)
+    assert locate("org/model", tmp_path)[1:] == ("org/model", None)
+    assert destination("me/My-GGUF", "Model")[1] == "me/My-GGUF"
+    assert destination(str(tmp_path), "Model")[1] == "Model-GGUF"
+    with pytest.raises(Usage, match="neither a Hub id nor a folder"):
+        locate("what is this", None)
+    with pytest.raises(Usage, match="there is no folder"):
+        locate("./nothing-here", None)
+    with pytest.raises(Usage, match="neither a Hub id nor a folder"):
+        destination("nothing", "Model")
+
+
+# --- over a socket ---
+
+
+@pytest.fixture
+def hub(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    loopback.isolate(monkeypatch, tmp_path / "home")
+    with loopback.Hub() as server:
+        monkeypatch.setenv("HF_TOKEN", loopback.TOKEN)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        server.add("org/Tiny-Llama", {path.name: path.read_bytes() for path in model.iterdir()})
+        server.add("me/Tiny-Llama-GGUF", {"old.txt": b"before"})
+        yield server
+
+
+def test_from_the_hub_to_the_hub_and_read_back(hub: loopback.Hub, request_: Request, tmp_path: Path) -> None:
+    from huggingface_hub import HfApi, ModelCard
+
+    hub.add("org/Tiny-Llama", {**hub.files("org/Tiny-Llama"), "evil.py": b"boom", "pytorch_model.bin": b"pickle"})
+    request_ = replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF")
+    result, _ = run(request_)
+    commits = hub.repos["me/Tiny-Llama-GGUF"].commits
+    assert len(commits) == 2 and result.commit == hub.repos["me/Tiny-Llama-GGUF"].head
+    api = HfApi(hub.url, loopback.TOKEN)
+    for artifact in result.release.artifacts:
+        local = api.hf_hub_download("me/Tiny-Llama-GGUF", artifact.path.name, local_dir=tmp_path / "read")
+        assert sha256(Path(local)) == artifact.sha256
+    card = ModelCard((Path(api.hf_hub_download("me/Tiny-Llama-GGUF", "README.md", local_dir=tmp_path / "read"))).read_text())
+    assert card.data.base_model == "org/Tiny-Llama" and card.data.base_model_relation == "quantized"
+    assert hub.files("me/Tiny-Llama-GGUF")["old.txt"] == b"before"
+    assert not any("evil.py" in path or "pytorch_model.bin" in path for _, path in hub.requests)
+    uploads = len(hub.uploads)
+    again, _ = run(request_)
+    assert len(hub.uploads) == uploads and again.commit == result.commit
+    assert loopback.TOKEN.encode() not in b"".join(result.card.values())
+
+
+def test_a_dry_run_on_the_hub_fetches_no_weights(hub: loopback.Hub, request_: Request, tmp_path: Path) -> None:
+    planned = plan(replace(request_, model="org/Tiny-Llama", to=None))
+    assert planned.download > 1_000_000 and planned.target.endswith("/Tiny-Llama-GGUF")
+    assert hub.uploads == [] and not (tmp_path / "home").exists()
+    assert all(method in ("GET", "HEAD") for method, _ in hub.requests)
+
+
+def test_a_release_stays_with_the_commit_that_it_began_with(hub: loopback.Hub, request_: Request) -> None:
+    began = hub.repos["org/Tiny-Llama"].head
+
+    def move(event: Event) -> None:
+        if event.step == "plan":
+            hub.add("org/Tiny-Llama", {**hub.files("org/Tiny-Llama"), "config.json": b"{}"})
+
+    result = publish(replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None), move)
+    assert result.release.commit == began != hub.repos["org/Tiny-Llama"].head
+
+
+def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopback.Hub, request_: Request) -> None:
+    files = hub.files("org/Tiny-Llama")
+    config = json.loads(files["config.json"]) | {"auto_map": {"AutoModel": "evil.Model"}}
+    hub.add("org/Evil", {**files, "config.json": json.dumps(config).encode()})
+    with pytest.raises(Unsupported, match="auto_map"):
+        run(replace(request_, model="org/Evil"))
+    assert not any("safetensors" in path for _, path in hub.requests)
+
+
+# --- killed ---
+
+
+def test_killed_while_building_it_finishes_later_with_the_same_bytes(smollm2: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-m", "hubq", "publish", str(smollm2), "--levels", "q8_0,q4_k_m,bf16", "--no-eval"]
+    command += ["--to", str(out), "--work-dir", str(tmp_path / "work"), "--json"]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and victim.poll() is None:
+        if any(path.stat().st_size > 40_000_000 for path in (tmp_path / "work").rglob("*.part/*-BF16.gguf")):
+            break
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert list(out.iterdir()) == []
+    unfinished = list((tmp_path / "work").rglob("*.gguf"))
+    assert unfinished and all(path.parent.name.endswith(".part") for path in unfinished)
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    files = {entry["level"]: entry for entry in json.loads(again.stdout)["release"]["files"]}
+    command[command.index("--work-dir") + 1] = str(tmp_path / "undisturbed")
+    undisturbed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(undisturbed.stdout)["release"]["files"] == list(files.values())
+    assert sha256(out / "SmolLM2-135M-Instruct-GGUF" / files["gguf:Q4_K_M"]["path"]) == files["gguf:Q4_K_M"]["sha256"]
+    assert not list((tmp_path / "work").rglob("*.part"))
+
+
+def test_interrupted_it_leaves_with_130_and_cleans_up(smollm2: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hubq", "publish", str(smollm2), "--levels", "all", "--no-eval"]
+    command += ["--to", str(tmp_path), "--work-dir", str(tmp_path / "work")]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and victim.poll() is None and not list((tmp_path / "work").rglob("*.part/*-BF16.gguf")):
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGINT)
+    _, told = victim.communicate(timeout=120)
+    assert victim.returncode == 130
+    assert "error: interrupted" in told and "hint: run the command again" in told and "Traceback" not in told
+    assert list((tmp_path / "work").rglob("*.gguf")) == []
