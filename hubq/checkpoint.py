@@ -159,8 +159,9 @@ def merge(headers: Iterable[Mapping[str, StoredTensor]], index: bytes | None) ->
 
 
 def few(names: list[str], most: int = 4) -> str:
-    """Names for a sentence: the first ones, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """Names for a sentence: the first ones, and how many more there are. Those that could upset a terminal are quoted."""
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Checkpoint:
@@ -186,6 +187,13 @@ class Checkpoint:
         if tensor.dtype == "BF16":
             return np.asarray(raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)
+
+    def release(self, name: str) -> None:
+        """Let the system drop a tensor's pages from memory; they are read again when needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            tensor = self.tensors[name]
+            start = tensor.start - tensor.start % mmap.PAGESIZE
+            self._maps[tensor.path].madvise(mmap.MADV_DONTNEED, start, tensor.stop - start)
 
     def close(self) -> None:
         """Unmap the files. Arrays read before stay valid: they are copies."""

@@ -125,7 +125,7 @@ class EvalSet:
     """The text that measures a release, pinned.
 
     `dataset` is a Hub id or a file's name, `revision` its commit (or the file's SHA-256); `tokens` counts the ids of the
-    whole split, `available` the windows in it, `windows` those scored, `length` ids in each, chosen by `seed`;
+    whole split, `available` the windows in it, `windows` those scored, `length` ids in each, chosen by `seed` (None: the first ones);
     `bos` is the id that replaces each window's first, or None; the two hashes pin the text and the scored ids.
     """
 
@@ -138,7 +138,7 @@ class EvalSet:
     available: int
     windows: int
     length: int
-    seed: int
+    seed: int | None
     bos: int | None
     text_sha256: str
     ids_sha256: str

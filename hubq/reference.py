@@ -20,8 +20,6 @@ from hubq.checkpoint import AGAIN, few, open_checkpoint
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Source
 
-ENGINE = "transformers"
-
 Logits = Callable[[np.ndarray, int], torch.Tensor]
 
 # settings that say how the weights were stored or by what they were written, and have no say in what is computed here
@@ -66,17 +64,25 @@ def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> to
 def _hollow(config: Mapping[str, Any]) -> Any:
     """The model that a config describes, its parameters without storage, its buffers computed."""
     kind = str(config.get("model_type"))
-    settings = {key: value for key, value in config.items() if key not in STORAGE}
+    settings = {key: value for key, value in _inert(config).items() if key not in STORAGE}
     try:
         with _parameters_on_meta():
             described = AutoConfig.for_model(kind, **settings)
             model = AutoModelForCausalLM.from_config(described, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # a config can be wrong in more ways than transformers has names for
+        reason = textwrap.shorten(str(error), 200)
         raise Unsupported(
-            f"transformers cannot build a causal language model of type {kind!r} from config.json: {textwrap.shorten(str(error), 200)}",
+            f"transformers cannot build a causal language model of type {kind!r} from config.json: {reason}",
             "update transformers, or publish without measurements: --no-eval",
         ) from error
     return model.eval()
+
+
+def _inert(value: Any) -> Any:
+    """A config without what makes transformers fetch and run a kernel: `attn_implementation` and its kin, at any depth."""
+    if isinstance(value, Mapping):
+        return {k: _inert(v) for k, v in value.items() if not k.startswith("_") and not k.endswith("_implementation")}
+    return [_inert(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def _variant(
                 sizes = found.shape[-1], reference.shifted.shape[-1]
                 raise HubqError(
                     f"{key[0]}: in {key[1]} the vocabulary has {sizes[0]:,} tokens, in the source {sizes[1]:,}",
-                    "the file belongs to another model: build it again with --force",
+                    "the file belongs to another model: build it again in a fresh folder: --work-dir DIR",
                 )
             columns = compare(reference, found, ids[window, first + 1 :])
             _finite(key, window, columns.nll, columns.kld)

@@ -12,7 +12,7 @@ import yaml
 
 from hubq import card
 from hubq.errors import BadSource, Unsupported
-from hubq.formats.gguf.usage import usage
+from hubq.formats.gguf.run_it import usage
 from hubq.nouns import Artifact, Estimate, EvalSet, Measurement, Release
 
 WEIGHTS = 134_515_008

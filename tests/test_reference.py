@@ -85,7 +85,7 @@ def test_missing_and_unknown_and_misshapen_tensors_are_named(folder: Path) -> No
     tensors, name = weights(folder), "model.layers.1.self_attn.k_proj.weight"
     with pytest.raises(BadSource, match=f"lack .*: {name}$"):
         load(folder, {key: value for key, value in tensors.items() if key != name})
-    with pytest.raises(BadSource, match="no parameters of these names: model.layers.2.mlp.up_proj.weight$"):
+    with pytest.raises(BadSource, match=r"no parameters of these names: model.layers.2.mlp.up_proj.weight$"):
         load(folder, tensors | {"model.layers.2.mlp.up_proj.weight": tensors["model.layers.1.mlp.up_proj.weight"]})
     with pytest.raises(BadSource, match=rf"{name}' is \[32, 60\], config.json makes it \[32, 64\]"):
         load(folder, tensors | {name: tensors[name][:, :60]})
@@ -105,6 +105,11 @@ def test_missing_and_unknown_and_misshapen_tensors_are_named(folder: Path) -> No
 def test_a_config_that_describes_no_model_is_refused(folder: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match="cannot build"):
         load(folder, {}, **changes)
+
+
+def test_a_config_cannot_name_code_to_run(folder: Path) -> None:
+    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        load(folder, weights(folder), **{key: "someone/kernel"})
 
 
 def test_weights_are_freed_on_leaving(folder: Path) -> None:

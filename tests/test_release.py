@@ -20,6 +20,7 @@ from gguf import GGUFReader
 from hubq import release
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
+from hubq.hub.huggingface import HuggingFace
 from hubq.release import Event, Request, destination, locate, plan, publish
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
@@ -183,39 +184,48 @@ def test_models_and_targets_are_read_as_people_write_them(tmp_path: Path) -> Non
 def hub(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     loopback.isolate(monkeypatch, tmp_path / "home")
     with loopback.Hub() as server:
-        monkeypatch.setenv("HF_TOKEN", loopback.TOKEN)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        real = release.connect
+        monkeypatch.setattr(
+            release, "connect", lambda place=None: real(place) if place else HuggingFace(server.url, loopback.TOKEN)
+        )
         server.add("org/Tiny-Llama", {path.name: path.read_bytes() for path in model.iterdir()})
         server.add("me/Tiny-Llama-GGUF", {"old.txt": b"before"})
         yield server
 
 
-def test_from_the_hub_to_the_hub_and_read_back(hub: loopback.Hub, request_: Request, tmp_path: Path) -> None:
+def test_from_the_hub_to_the_hub_and_read_back(hub: loopback.Hub, topics: Path, tmp_path: Path) -> None:
     from huggingface_hub import HfApi, ModelCard
 
     hub.add("org/Tiny-Llama", {**hub.files("org/Tiny-Llama"), "evil.py": b"boom", "pytorch_model.bin": b"pickle"})
-    request_ = replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF")
-    result, _ = run(request_)
-    commits = hub.repos["me/Tiny-Llama-GGUF"].commits
-    assert len(commits) == 2 and result.commit == hub.repos["me/Tiny-Llama-GGUF"].head
+    command = [sys.executable, "-m", "hubq", "publish", "org/Tiny-Llama", "--levels", LEVELS, "--to", "me/Tiny-Llama-GGUF"]
+    command += ["--dataset", str(topics), "--windows", "2", "--work-dir", str(tmp_path / "work"), "--json"]
+    environment = os.environ | hub.environment(tmp_path / "hf")
+
+    def publish() -> dict[str, Any]:
+        told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert told.returncode == 0, told.stderr
+        assert loopback.TOKEN not in told.stdout + told.stderr
+        return json.loads(told.stdout)
+
+    document = publish()
+    assert len(hub.repos["me/Tiny-Llama-GGUF"].commits) == 2 and document["commit"] == hub.repos["me/Tiny-Llama-GGUF"].head
     api = HfApi(hub.url, loopback.TOKEN)
-    for artifact in result.release.artifacts:
-        local = api.hf_hub_download("me/Tiny-Llama-GGUF", artifact.path.name, local_dir=tmp_path / "read")
-        assert sha256(Path(local)) == artifact.sha256
-    card = ModelCard((Path(api.hf_hub_download("me/Tiny-Llama-GGUF", "README.md", local_dir=tmp_path / "read"))).read_text())
+    assert len(document["release"]["files"]) == 2
+    for entry in document["release"]["files"]:
+        local = api.hf_hub_download("me/Tiny-Llama-GGUF", entry["path"], local_dir=tmp_path / "read")
+        assert sha256(Path(local)) == entry["sha256"]
+    card = ModelCard(Path(api.hf_hub_download("me/Tiny-Llama-GGUF", "README.md", local_dir=tmp_path / "read")).read_text())
     assert card.data.base_model == "org/Tiny-Llama" and card.data.base_model_relation == "quantized"
-    assert hub.files("me/Tiny-Llama-GGUF")["old.txt"] == b"before"
+    assert card.data.eval_results and hub.files("me/Tiny-Llama-GGUF")["old.txt"] == b"before"
     assert not any("evil.py" in path or "pytorch_model.bin" in path for _, path in hub.requests)
     uploads = len(hub.uploads)
-    again, _ = run(request_)
-    assert len(hub.uploads) == uploads and again.commit == result.commit
-    assert loopback.TOKEN.encode() not in b"".join(result.card.values())
+    assert publish()["commit"] == document["commit"] and len(hub.uploads) == uploads
 
 
 def test_a_dry_run_on_the_hub_fetches_no_weights(hub: loopback.Hub, request_: Request, tmp_path: Path) -> None:
     planned = plan(replace(request_, model="org/Tiny-Llama", to=None))
     assert planned.download > 1_000_000 and planned.target.endswith("/Tiny-Llama-GGUF")
-    assert hub.uploads == [] and not (tmp_path / "home").exists()
+    assert not hub.uploads and not (tmp_path / "home").exists()
     assert all(method in ("GET", "HEAD") for method, _ in hub.requests)
 
 

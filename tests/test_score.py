@@ -141,7 +141,7 @@ def test_a_smaller_budget_costs_loads_and_changes_no_number(kept: int, loads: in
 def test_numbers_that_are_none_are_refused_by_level_and_window(value: float) -> None:
     with pytest.raises(HubqError, match="gguf:Q4_K_M: weights computes logits that are not finite numbers, first in window 3"):
         measured_pair(noisy(), noisy(0.1, spoil=3, value=value))
-    with pytest.raises(HubqError, match="reference: transformers computes .* window 2"):
+    with pytest.raises(HubqError, match=r"reference: transformers computes .* window 2"):
         measured_pair(noisy(spoil=2, value=value), noisy(0.1))
 
 

@@ -85,7 +85,7 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
 
 def usage(release: Release) -> str:
     """How to run the files, in Markdown."""
-    from hubq.formats.gguf.usage import usage
+    from hubq.formats.gguf.run_it import usage
 
     return usage(release)
 

@@ -24,7 +24,7 @@ from hubq.nouns import Artifact, Source
 
 Logits = Callable[[np.ndarray, int], Any]
 
-AGAIN = "build it again with --force"
+AGAIN = "build it again in a fresh folder: --work-dir DIR"
 
 
 def available() -> tuple[str, ...]:

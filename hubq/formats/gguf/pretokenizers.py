@@ -1,8 +1,8 @@
 """Which pre-tokenizer of llama.cpp a byte-level BPE tokenizer needs, recognized by what the tokenizer does.
 
-llama.cpp's converter encodes one fixed text and looks the SHA-256 of the printed ids up in a table (`get_vocab_base_pre` in its
-conversion/base.py, as of release 2026-10-01); the text and the table below are the same facts. A tokenizer with another vocabulary
-but a known way of splitting text is recognized by its `pre_tokenizer` section instead (SHAPES). There is no default.
+llama.cpp's converter encodes one fixed text and looks the SHA-256 of the printed ids up in a table (`get_vocab_base_pre` in
+its conversion/base.py, as of release 2026-10-01); the text and the table below are the same facts. A tokenizer with another
+vocabulary but a known way of splitting text is recognized by its `pre_tokenizer` section instead (SHAPES). There is no default.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ UNKNOWN_TO_LLAMA_CPP = ("dropout", "continuing_subword_prefix", "end_of_word_suf
 
 
 def recognize(tokenizer: Tokenizer) -> str | None:
-    """The name of a tokenizer's pre-tokenizer in llama.cpp (`tokenizer.ggml.pre`), or None if it is none of those known here."""
+    """The name of a tokenizer's pre-tokenizer in llama.cpp (`tokenizer.ggml.pre`), or None if it is not known here."""
     ids = tokenizer.encode(CHECK_TEXT).ids
     found = hashlib.sha256(str(ids).encode()).hexdigest()
     for name, hashes in HASHES.items():

@@ -97,10 +97,13 @@ def _tokenizer(path: Path) -> Tokenizer:
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode(CHECK_TEXT)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and its panics are not even that
         raise BadSource(f"tokenizer.json cannot be read: {error}", AGAIN) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 
@@ -167,9 +170,10 @@ def _sentencepiece(folder: Path, tokenizer: Tokenizer | None, size: int, setting
         tokens[i], scores[i], types[i] = piece.text, piece.score, piece.kind
     for i, text, special in _added_pieces(folder, settings):
         _check_size(i + 1, size)
-        types[i], scores[i] = _added(text, special), -1000.0
-        # llama.cpp looks for user-defined tokens before it marks spaces
-        tokens[i] = (text if types[i] == TokenType.CONTROL else text.replace(SPACE, " ")).encode()
+        tokens[i], scores[i], types[i] = text.encode(), -1000.0, _added(text, special)
+    for i in range(size):  # llama.cpp looks for user-defined tokens before it marks spaces
+        if types[i] == TokenType.USER_DEFINED:
+            tokens[i] = tokens[i].replace(SPACE.encode(), b" ")
     special_vocab = _special(folder, size, merges=False)
     special_vocab.add_special_token.setdefault("bos", True)  # what SentencePiece models do where nothing else is said
     special_vocab.add_special_token.setdefault("eos", False)
@@ -184,15 +188,13 @@ def _model(path: Path, tokenizer: Tokenizer | None) -> Model:
 
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromFile(str(path))
+        processor.LoadFromSerializedProto(path.read_bytes())
         model = read_model(path.read_bytes())
     except (OSError, RuntimeError, ValueError) as error:
         raise BadSource(f"tokenizer.model is not a SentencePiece model: {error}", AGAIN) from None
     original = "use a model whose tokenizer is SentencePiece BPE with byte_fallback, or byte-level BPE"
     if model.algorithm != BPE or sum(piece.kind == TokenType.BYTE for piece in model.pieces) != 256:
-        raise Unsupported(
-            "tokenizer.model is not BPE with byte_fallback, and llama.cpp would split text in other ways", original
-        )
+        raise Unsupported("tokenizer.model is not BPE with byte_fallback, and llama.cpp would split text otherwise", original)
     if tokenizer is None and not model.verbatim:
         raise Unsupported("tokenizer.model normalizes text, and llama.cpp would not", original)
     if tokenizer is not None and _bare(tokenizer.encode(CHECK_TEXT, add_special_tokens=False).tokens) != _bare(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -169,10 +170,13 @@ class _File:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: Any) -> None:
+    def append(self, data: bytes | np.ndarray, pad: bool = False) -> None:
+        """Write at the end; with `pad` fill up with zeros to where the next tensor may begin."""
         self._file.write(data)
         self._hash.update(data)
         self.size += memoryview(data).nbytes
+        if pad:
+            self.append(bytes(-self.size % ALIGNMENT))
 
     def close(self) -> str:
         """Flush to the disk; returns the SHA-256."""
@@ -205,13 +209,14 @@ def write(
     with ExitStack() as stack:
         files = {level: stack.enter_context(_File(paths[level])) for level in layouts}
         for level, layout in layouts.items():
-            files[level].write(layout.header)
+            files[level].append(layout.header)
+        writers = stack.enter_context(ThreadPoolExecutor(threads))
         done = 0
         for slab, encoded in _encoded(blueprint.tensors, layouts, checkpoint, threads):
-            for level, layout in layouts.items():
-                files[level].write(encoded[layout.recipe.types[slab.tensor.name]])
-                if slab.last:
-                    files[level].write(bytes(-files[level].size % ALIGNMENT))
+            pieces = [encoded[layout.recipe.types[slab.tensor.name]] for layout in layouts.values()]
+            list(writers.map(_File.append, files.values(), pieces, repeat(slab.last)))
+            if slab.last and slab.tensor.source:
+                checkpoint.release(slab.tensor.source)
             done += slab.weights
             progress(done, blueprint.weights)
         for level, file in files.items():

@@ -131,7 +131,7 @@ def test_llama_cpp_is_quiet(one: One, capfd: pytest.CaptureFixture[str]) -> None
 
 
 def test_ids_outside_the_vocabulary_are_refused(one: One) -> None:
-    with pytest.raises(HubqError, match="llama.cpp failed on BF16.gguf with code -1: .*invalid token"):
+    with pytest.raises(HubqError, match=r"llama.cpp failed on BF16.gguf with code -1: .*invalid token"):
         logits(one[1], one[0], "llama.cpp", ids=IDS + tiny.VOCABULARY)
 
 

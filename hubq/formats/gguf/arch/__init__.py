@@ -56,8 +56,9 @@ def family(config: Mapping[str, Any]) -> ModuleType:
         module = importlib.import_module(f"{__name__}.{name}")
         if architectures[0] in module.ARCHITECTURES:
             return module
+    kind = f"{few([str(architectures[0])])} (model type {model_type!r})"
     raise Unsupported(
-        f"hubq does not convert {architectures[0]} (model type {model_type!r}) to GGUF; it knows {', '.join(families())}",
+        f"hubq does not convert {kind} to GGUF; it knows {', '.join(families())}",
         "a new family is one file in hubq/formats/gguf/arch, see CONTRIBUTING.md",
     )
 

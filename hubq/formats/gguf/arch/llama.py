@@ -49,10 +49,10 @@ ROPE = {
 def dimensions(config: Mapping[str, Any]) -> dict[str, int]:
     """The sizes of a model. Raises BadSource where config.json lacks one or they do not fit together."""
     hidden, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
-    kv_heads = number(config, "num_key_value_heads", heads)
-    head = number(config, "head_dim", hidden // heads)
     if hidden % heads:
         raise BadSource(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}", AGAIN)
+    kv_heads = number(config, "num_key_value_heads", heads)
+    head = number(config, "head_dim", hidden // heads)
     if head % 2 or heads % kv_heads:
         raise BadSource(
             f"config.json: {heads} query heads, {kv_heads} key heads and a head size of {head} do not fit together", AGAIN

@@ -7,9 +7,16 @@ the result of integer arithmetic to 64 bits, which np.int32() around it undoes.
 from __future__ import annotations
 
 import functools
+import hashlib
+from pathlib import Path
 
 import numba
 import numpy as np
+
+# numba notices that a kernel's own file changed, not that a file it imports did: a cache for each state of the sources
+_HERE = Path(__file__).parent
+_STATE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(_HERE.glob("*.py")))).hexdigest()[:16]
+numba.config.CACHE_DIR = numba.config.CACHE_DIR or str(_HERE / "__pycache__" / _STATE)
 
 # No fastmath: every lane must keep ggml's order of operations, unfused.
 kernel = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")

@@ -1,7 +1,7 @@
 """Q3_K and Q6_K: weight = scale * (level - half), with the scale of each block of 16 weights quantized in turn.
 
 Both first round the weights so that the largest meets the lowest level. Q6_K then tries 18 nearby scales, and Q3_K goes five
-times over the levels and changes one where that fits better. As in affine.py, LANES blocks are searched side by side.
+times over the levels and changes one where that fits better. As in affine_search.py, LANES blocks are searched side by side.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ def improve_levels(value, square, cube, level, sum_lx, sum_ll):
 
 @kernel
 def search_q3_k(x, scales, levels):
-    """Scale and levels (0 to 7) of every block.
+    """Scale and levels (0 to 7) of every block, the levels as the search holds them.
 
-    x: float32 [blocks, 16]; scales: float32 [blocks]; levels: uint8 [blocks, 16].
+    x: float32 [blocks, 16]; scales: float32 [blocks]; levels: uint8 [blocks / LANES, 16, LANES].
     """
     value, square, cube, level = by_lanes(BLOCK), by_lanes(BLOCK), by_lanes(BLOCK), by_lanes(BLOCK)
     largest, inverse, sum_lx, sum_ll = lanes(), lanes(), lanes(), lanes()
@@ -143,8 +143,9 @@ def search_q3_k(x, scales, levels):
         for b in range(count):
             nothing = abs(largest[b]) < TINY
             scales[start + b] = ZERO if nothing or not sum_ll[b] > ZERO else sum_lx[b] / sum_ll[b]
-            for i in range(BLOCK):
-                levels[start + b, i] = 0 if nothing else np.int32(level[i, b]) + 4
+        for i in range(BLOCK):
+            for b in range(LANES):
+                levels[start // LANES, i, b] = 0 if abs(largest[b]) < TINY else np.int32(level[i, b]) + 4
 
 
 @kernel
@@ -154,6 +155,16 @@ def furthest(scales):
     for j in range(16):
         furthest = scales[j] if abs(scales[j]) > abs(furthest) else furthest
     return furthest
+
+
+@kernel
+def keep_search_levels(row, scale, inverses, levels):
+    """Where a block's scale came to 0, its levels are those of search_q6_k: all 0 if the block is."""
+    for j in range(16):
+        if scale[16 * j] == ZERO:
+            for i in range(16 * j, 16 * j + 16):
+                level = clamp(nearest(row[i] * inverses[j]), np.int32(-32), np.int32(31)) + 32
+                levels[i] = level if inverses[j] != ZERO else 0
 
 
 @kernel
@@ -181,16 +192,6 @@ def pack_q6_k(x, found, out):
 
 
 @kernel
-def keep_search_levels(row, scale, inverses, levels):
-    """Where a block's scale came to 0, its levels are those of search_q6_k: all 0 if the block is."""
-    for j in range(16):
-        if scale[16 * j] == ZERO:
-            for i in range(16 * j, 16 * j + 16):
-                level = clamp(nearest(row[i] * inverses[j]), np.int32(-32), np.int32(31)) + 32
-                levels[i] = level if inverses[j] != ZERO else 0
-
-
-@kernel
 def quantize_scales_q3_k(scales, out):
     """Sixteen 6-bit counts of a step in 12 bytes, cleared before; returns the step, as the bits of a half.
 
@@ -209,7 +210,7 @@ def quantize_scales_q3_k(scales, out):
 
 @kernel
 def pack_q3_k(x, scales, searched, out):
-    """x: float32 [n, 256]; scales: float32 [16 * n]; searched: uint8 [n, 256], the levels found; out: uint8 [n, 110]."""
+    """x: float32 [n, 256]; scales: float32 [16 * n]; searched: the levels found; out: uint8 [n, 110]."""
     levels, low, scale = np.empty(256, np.uint8), np.zeros(256, np.float32), np.empty(256, np.float32)
     for n in range(len(x)):
         codes = out[n, 96:108]
@@ -219,8 +220,10 @@ def pack_q3_k(x, scales, searched, out):
             code = codes[j % 8] >> (j // 8 * 4) & 15 | (codes[8 + j % 4] >> (j // 4 * 2) & 3) << 4
             scale[16 * j : 16 * j + 16] = from_half(scale_half) * np.float32(np.int32(code) - 32)
         quantize_row(x[n], low, scale, np.int32(-4), np.int32(3), levels)
-        for i in range(256):
-            levels[i] = levels[i] if scale[i] != ZERO else searched[n, i]
+        for j in range(16):
+            if scale[BLOCK * j] == ZERO:
+                group, lane = divmod(16 * n + j, LANES)
+                levels[BLOCK * j : BLOCK * (j + 1)] = searched[group, :, lane]
         pack_plane(levels, 2, out[n, :32])
         pack_pairs(levels, 0, out[n, 32:96])
         put_half(out[n], 108, scale_half)
@@ -228,8 +231,9 @@ def pack_q3_k(x, scales, searched, out):
 
 def encode_q3_k(x: np.ndarray, out: np.ndarray) -> None:
     """float32 [n, 256] to Q3_K, uint8 [n, 110]: 16 blocks of 16 weights, 6-bit scales, 3-bit levels."""
-    scales, levels = np.empty(x.size // BLOCK, np.float32), np.empty(x.shape, np.uint8)
-    search_q3_k(x.reshape(-1, BLOCK), scales, levels.reshape(-1, BLOCK))
+    blocks = x.reshape(-1, BLOCK)
+    scales, levels = np.empty(len(blocks), np.float32), np.empty((-(-len(blocks) // LANES), BLOCK, LANES), np.uint8)
+    search_q3_k(blocks, scales, levels)
     pack_q3_k(x, scales, levels, out)
 
 
