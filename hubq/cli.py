@@ -95,8 +95,10 @@ def _command(levels: str, dataset: str, split: str, field: str, windows: str, se
     """The command that makes the release again; {model} stands for the pinned source, and a local text goes by its name."""
     if no_eval:
         return f"hubq publish {{model}} --levels {levels} --no-eval"
-    dataset = Path(dataset).name if Path(dataset).exists() else dataset
-    text = f"--dataset {dataset} --split {split} --text-field {field} --windows {windows} --seed {seed}"
+    if Path(dataset).exists():
+        text = f"--dataset {Path(dataset).name} --text-field {field} --windows {windows} --seed {seed}"
+    else:
+        text = f"--dataset {dataset} --split {split} --text-field {field} --windows {windows} --seed {seed}"
     return f"hubq publish {{model}} --levels {levels} {text}"
 
 

@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress: `step` is plan, pull, build, measure or push; `label` a file, a level or "level engine"; `result` what is done."""
+    """Progress of a `step` (plan, pull, build, measure, push); `label` is a file, a level or "level engine"; `result` what is done."""
 
     step: str
     label: str = ""

@@ -58,9 +58,7 @@ def read_config(data: bytes) -> dict[str, Any]:
         )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else None
-        raise Unsupported(
-            f"the model is quantized already ({method!r})", "start from the original, unquantized model"
-        )
+        raise Unsupported(f"the model is quantized already ({method!r})", "start from the original, unquantized model")
     return config
 
 

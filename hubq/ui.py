@@ -15,7 +15,7 @@ from rich.table import Table
 from hubq.errors import HubqError
 
 if TYPE_CHECKING:
-    from hubq.nouns import Level, Measurement, Release
+    from hubq.nouns import Estimate, Level, Measurement, Release
     from hubq.release import Event, Plan, Result
 
 SCHEMA = 1
@@ -48,7 +48,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 class Screen:
-    """What `publish` shows while it works: a live table on a terminal, a line per finished step elsewhere, nothing when quiet."""
+    """What `publish` shows as it works: a live table on a terminal, a line per finished step elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = _console(stderr=True)
@@ -81,8 +81,8 @@ class Screen:
             self.console.print(line)
 
     def _begin(self, plan: Plan) -> None:
-        head = f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {plan.config['architectures'][0]} · {plan.weights / 1e6:,.1f} M weights"
-        (self.live.console if self.live else self.console).print(head, markup=False)
+        what = f"{plan.config['architectures'][0]} · {plan.weights / 1e6:,.1f} M weights"
+        self.console.print(f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {what}", markup=False)
         self.sizes = {item.level.id: size(item.size) for item in plan.items}
         self.states = {level: "waiting" for level in self.sizes}
 
@@ -113,11 +113,9 @@ def _line(event: Event) -> str:
     if event.step == "build" and event.result is not None:
         return f"built     {event.label} ({size(event.result.size)}, {event.result.bits_per_weight:.2f} bits per weight)"
     if event.step == "measure" and event.result is not None:
-        from hubq.card import figure
-
         values = event.result.values
         name, title = ("kld", "KLD") if "kld" in values else ("ppl", "PPL")
-        return f"measured  {event.label}: {title} {figure(values[name].value, values[name].stderr)}"
+        return f"measured  {event.label}: {title} {_figure(values[name])}"
     if event.step == "push" and event.done == event.total and event.total:
         return f"pushed    {event.label}"
     return ""
@@ -132,32 +130,51 @@ def show_result(result: Result, as_json: bool) -> None:
         print_json({"target": str(result.target), "commit": result.commit, "release": record(release)})
         return
     console = _console(stderr=False)
-    console.print(_table(*_results(release)))
-    console.print()
-    console.print(f"release  {result.target} @ {result.commit[:12]}", markup=False)
+    engines = sorted({row.engine for row in release.measurements if row.level != "reference"})
+    whole = _results(release, engines)
+    narrow = console.measure(whole, options=console.options.update(max_width=1000)).maximum > console.width
+    for table in [_results(release, [engine]) for engine in engines] if narrow else [whole]:
+        console.print(table)
+        console.print()
+    if release.evalset:
+        console.print(_measured(release), soft_wrap=True)
+    console.print(f"release  {result.target} @ {result.commit[:12]}", markup=False, soft_wrap=True)
     on_disk = str(result.target).startswith(("/", "\\")) or ":" in str(result.target)
     card = f"{result.target}/README.md" if on_disk else f"https://huggingface.co/{result.target}"
     console.print(f"card     {card}", markup=False, soft_wrap=True)
 
 
-def _results(release: Release) -> tuple[list[str], list[list[str]]]:
-    from hubq.card import figure
-
-    by_pair: dict[tuple[str, str], Measurement] = {(m.level, m.engine): m for m in release.measurements}
-    engines = sorted({m.engine for m in release.measurements} - {"transformers"})
+def _results(release: Release, engines: Sequence[str]) -> Table:
+    """Files down, and the headline metrics of each engine across."""
+    by_pair: dict[tuple[str, str], Measurement] = {(row.level, row.engine): row for row in release.measurements}
     columns = ["variant", "size", "bits/weight"]
-    columns += [f"{title} ({engine})" for engine in engines for title, _ in HEADLINE.values()]
+    columns += [f"{title}\n{engine}" for engine in engines for title, _ in HEADLINE.values()]
     rows = []
     for artifact in release.artifacts:
         row = [artifact.level, size(artifact.size), f"{artifact.bits_per_weight:.2f}"]
         for engine in engines:
             values = by_pair[artifact.level, engine].values
-            row += [figure(factor * values[n].value, factor * values[n].stderr) for n, (_, factor) in HEADLINE.items()]
+            row += [_figure(values[name], factor) for name, (_, factor) in HEADLINE.items()]
         rows.append(row)
-    if reference := by_pair.get(("reference", "transformers")):
-        ppl = reference.values["ppl"]
-        rows.insert(0, ["reference", "", "", f"PPL {figure(ppl.value, ppl.stderr)}", *[""] * (len(columns) - 4)])
-    return columns, rows
+    return _table(columns, rows)
+
+
+def _measured(release: Release) -> str:
+    """The reference and the text in a line."""
+    reference = next(row for row in release.measurements if row.level == "reference")
+    text = release.evalset
+    assert text is not None
+    ppl = reference.values["ppl"]
+    return (
+        f"source   PPL {_figure(ppl)} in {reference.engine}, {ppl.count:,} tokens of {text.dataset} "
+        f"({text.windows} of {text.available} windows); ± is one standard error"
+    )
+
+
+def _figure(estimate: Estimate, factor: float = 1) -> str:
+    from hubq.card import figure
+
+    return figure(factor * estimate.value, factor * estimate.stderr)
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -34,7 +34,8 @@ def levels() -> dict[str, Level]:
 def parse_levels(text: str) -> tuple[Level, ...]:
     """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`, or `all`.
 
-    Case does not matter, nor does the format where only one has the name. Raises Usage for a name that is none, with the nearest ones.
+    Case does not matter, nor does the format where only one has the name. Raises Usage for a name that is none, with the
+    nearest ones.
     """
     known = levels()
     if text.strip().lower() == "all":

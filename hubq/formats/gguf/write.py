@@ -170,7 +170,7 @@ class _File:
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def append(self, data: bytes | np.ndarray, pad: bool = False) -> None:
+    def append(self, data: Any, pad: bool = False) -> None:
         """Write at the end; with `pad` fill up with zeros to where the next tensor may begin."""
         self._file.write(data)
         self._hash.update(data)
@@ -200,7 +200,7 @@ def write(
     progress: Progress = lambda done, total: None,
     threads: int | None = None,
 ) -> Iterator[Artifact]:
-    """Write each level to its new file in `paths`, in one pass; yields an Artifact (without key) for each when all are complete.
+    """Write each level to its new file in `paths`, in one pass; yields an Artifact (without key) for each in the end.
 
     `progress` is told weights done and weights in all. Raises BadSource for weights that are not finite, Unsupported for
     weights too large for a level's types, OSError of the disk; the files are then incomplete, and the caller's to delete.
