@@ -125,8 +125,8 @@ class EvalSet:
     """The text that measures a release, pinned.
 
     `dataset` is a Hub id or a file's name, `revision` its commit (or the file's SHA-256); `tokens` counts the ids of the
-    whole split, `available` the windows in it, `windows` those scored, `length` the ids in each; `seed` chose them (None: they
-    are the first ones); `bos` is the id that replaces each window's first, or None; the two hashes pin the text and the scored ids.
+    whole split, `available` the windows in it, `windows` those scored, `length` the ids in each. `seed` chose them (None: they
+    are the first ones). `bos` is the id that replaces each window's first, or None. The hashes pin the text and the scored ids.
     """
 
     dataset: str

@@ -53,7 +53,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step` (plan, pull, build, measure, push); `label` is a file, a level or "level engine"; `result` what is done."""
+    """Progress of a `step`: plan, pull, build, measure or push.
+
+    `label` is a file, a level or "level engine"; `result` what came out of it.
+    """
 
     step: str
     label: str = ""

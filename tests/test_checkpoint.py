@@ -154,6 +154,14 @@ def test_a_pointer_of_git_lfs_gets_the_command_that_helps() -> None:
     assert caught.value.hint == "git lfs pull"
 
 
+def test_a_file_too_short_for_a_header_is_not_read() -> None:
+    def never_read(path: str, start: int, stop: int) -> bytes:
+        raise AssertionError("a hub may answer with an error where there is nothing to read")
+
+    with pytest.raises(BadSource, match="of a file of 0"):
+        read_header(SINGLE, 0, never_read)
+
+
 @pytest.mark.parametrize("length", [2**63, 10**8 + 1, 10**8, 2**32])
 def test_a_header_that_claims_an_absurd_size_costs_nothing(length: int) -> None:
     asked: list[int] = []

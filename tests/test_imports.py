@@ -53,6 +53,7 @@ HOMES = {
 }
 
 HEAVY = {"torch", "transformers", "datasets", "onnxruntime", "huggingface_hub", "numba", "matplotlib", "llama_cpp", "pandas"}
+HEAVY |= {"numpy", "gguf", "tokenizers", "sentencepiece"}
 
 
 def imports() -> list[tuple[str, str]]:
@@ -142,5 +143,5 @@ with open_checkpoint(folder, [path.name for path in folder.iterdir()]) as checkp
     drawn = draw("org/model", folder, read_config((folder / "config.json").read_bytes()), checkpoint.tensors)
     assert list(write(drawn, lay_out(drawn, ["Q8_0"]), checkpoint, {"Q8_0": folder / "model.gguf"}))
 """
-    assert loaded(program, folder) == {"numba"}
+    assert loaded(program, folder) == {"numpy", "numba", "gguf", "tokenizers", "sentencepiece"}
     assert (folder / "model.gguf").stat().st_size > 100_000

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 BPE = 2  # TrainerSpec.ModelType
-FIXED = {1: 8, 5: 4}  # wire type -> bytes
+NUMBER, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5  # wire types
+FIXED = {DOUBLE: 8, FLOAT: 4}  # bytes of a value
+
+Field = tuple[int, int]  # number and wire type; a field of another wire type is another field
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +43,40 @@ class Model:
 def read_model(data: bytes) -> Model:
     """The model in a file's bytes. Raises ValueError where they are no protocol buffer."""
     top = list(_fields(data))
-    trainer, normalizer = (_last(b"".join(value for number, value in top if number == n)) for n in (2, 3))
+    trainer, normalizer = (_last(b"".join(value for field, value in top if field == (n, BYTES))) for n in (2, 3))
     return Model(
-        pieces=[_piece(_last(value)) for number, value in top if number == 1],
-        algorithm=trainer.get(3, 1),
-        verbatim=not normalizer.get(2) and not normalizer.get(4, 1) and not trainer.get(24),
-        prefix=bool(normalizer.get(3, 1)),
+        pieces=[_piece(_last(value)) for field, value in top if field == (1, BYTES)],
+        algorithm=trainer.get((3, NUMBER), 1),
+        verbatim=not (normalizer.get((2, BYTES)) or normalizer.get((4, NUMBER), 1) or trainer.get((24, NUMBER))),
+        prefix=bool(normalizer.get((3, NUMBER), 1)),
     )
 
 
-def _piece(fields: dict[int, Any]) -> Piece:
-    return Piece(fields.get(1, b""), struct.unpack("<f", fields.get(2, bytes(4)))[0], fields.get(3, 1))
+def _piece(fields: dict[Field, Any]) -> Piece:
+    (score,) = struct.unpack("<f", fields.get((2, FLOAT), bytes(4)))
+    return Piece(fields.get((1, BYTES), b""), score, fields.get((3, NUMBER), 1))
 
 
-def _last(message: bytes) -> dict[int, Any]:
-    """Field number -> value; of a field given twice the last one counts."""
+def _last(message: bytes) -> dict[Field, Any]:
+    """Field -> value; of a field given twice the last one counts."""
     return dict(_fields(message))
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field: an int, or the bytes of a string, a message or a fixed-size number."""
+def _fields(message: bytes) -> Iterator[tuple[Field, Any]]:
+    """Each field and its value: an int, or the bytes of a string, a message or a number of fixed size."""
     value: int | bytes
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        if tag & 7 == 0:
+        number, wire = tag >> 3, tag & 7
+        if wire == NUMBER:
             value, at = _varint(message, at)
         else:
-            size, at = _varint(message, at) if tag & 7 == 2 else (FIXED.get(tag & 7, len(message) + 1), at)
+            size, at = _varint(message, at) if wire == BYTES else (FIXED.get(wire, len(message) + 1), at)
             value, at = message[at : at + size], at + size
         if at > len(message):
             raise ValueError("a field is cut short")
-        yield tag >> 3, value
+        yield (number, wire), value
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

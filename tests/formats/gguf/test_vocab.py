@@ -189,9 +189,14 @@ def test_use_regex_left_out_means_yes(folder: Path, out: Path) -> None:
 def test_truncation_and_padding_left_in_the_file_change_nothing(folder: Path, out: Path) -> None:
     from tokenizers import Tokenizer
 
+    template(folder, "BA")
     plain = keys(folder, out)
+    assert plain["ggml.add_bos_token"] is True
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(4)
+    tokenizer.enable_truncation(1)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert keys(folder, out) == plain
+    tokenizer.no_truncation()
     tokenizer.enable_padding(length=64)
     tokenizer.save(str(folder / "tokenizer.json"))
     assert keys(folder, out) == plain
@@ -356,6 +361,12 @@ def test_a_chat_template_that_is_no_text(folder: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{{ x }}")
     refused(folder, BadSource, "chat template cannot be read|special tokens of the tokenizer cannot be read")
+
+
+@pytest.mark.parametrize("content", [b"[" * 5000, b"{", b"[]", b"\xff"])
+def test_a_damaged_file_of_chat_templates(folder: Path, content: bytes) -> None:
+    (folder / "chat_template.json").write_bytes(content)
+    refused(folder, BadSource, r"special tokens of the tokenizer cannot be read|chat_template\.json")
 
 
 # --- refusals ---
