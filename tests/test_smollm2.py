@@ -1,0 +1,34 @@
+"""The real model on real text: the conversion is right if llama.cpp computes from our file what transformers does from the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hubq import reference, score
+from hubq.formats import gguf, parse_levels
+from hubq.nouns import RepoFile, Source
+from hubq.release import Request, publish
+from hubq.source import read_config
+from hubq.store import Store
+from hubq.text import TextSpec, windows
+
+
+def test_transformers_and_llama_cpp_agree_on_40_windows(smollm2: Path, topics: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    request = Request(str(smollm2), parse_levels("bf16"), Store(tmp_path / "work"), to=str(tmp_path / "out"))
+    artifact = publish(request).release.artifacts[0]
+    files = tuple(RepoFile(path.name, path.stat().st_size) for path in smollm2.iterdir())
+    source = Source("smollm2", "0" * 40, smollm2, read_config((smollm2 / "config.json").read_bytes()), {}, files)
+    text = windows(source, TextSpec(str(topics), None, windows=40, seed=None))
+    assert text.evalset.tokens == 112_955
+    measured = score.measure(
+        text,
+        lambda: reference.load(source.config, reference.source_weights(source)),
+        {(artifact.level, "llama.cpp"): lambda: gguf.load(artifact, source, "llama.cpp")},
+    )
+    original, converted = (row.values["ppl"].value for row in measured)
+    assert original == pytest.approx(11.61, abs=0.005)
+    assert converted == pytest.approx(11.61, abs=0.02) and converted == pytest.approx(original, rel=0.005)
+    print(f"reference {original:.5f}, BF16 in llama.cpp {converted:.5f}")
