@@ -64,7 +64,7 @@ def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> to
 def _hollow(config: Mapping[str, Any]) -> Any:
     """The model that a config describes, its parameters without storage, its buffers computed."""
     kind = str(config.get("model_type"))
-    settings = {key: value for key, value in _inert(config).items() if key not in STORAGE}
+    settings = {key: value for key, value in config.items() if key not in STORAGE}
     try:
         with _parameters_on_meta():
             described = AutoConfig.for_model(kind, **settings)
@@ -76,13 +76,6 @@ def _hollow(config: Mapping[str, Any]) -> Any:
             "update transformers, or publish without measurements: --no-eval",
         ) from error
     return model.eval()
-
-
-def _inert(value: Any) -> Any:
-    """A config without what makes transformers fetch and run a kernel: `attn_implementation` and its kin, at any depth."""
-    if isinstance(value, Mapping):
-        return {k: _inert(v) for k, v in value.items() if not k.startswith("_") and not k.endswith("_implementation")}
-    return [_inert(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def read_config(data: bytes) -> dict[str, Any]:
-    """config.json without the keys that could load code: those beginning with "_", and trust_remote_code, at any depth.
+    """config.json without the keys that could load code, at any depth (see `_loads_code`).
 
     Raises BadSource for a file that is no JSON object, Unsupported for a model that needs code of its own or is quantized
     already.
@@ -64,8 +64,13 @@ def read_config(data: bytes) -> dict[str, Any]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _clean(v) for k, v in value.items() if not k.startswith("_") and k != "trust_remote_code"}
+        return {k: _clean(v) for k, v in value.items() if not _loads_code(k)}
     return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+def _loads_code(key: str) -> bool:
+    """Whether a setting can make transformers fetch and run code: the name of an implementation may be a Hub repository."""
+    return key.startswith("_") or key.endswith("_implementation") or key == "trust_remote_code"
 
 
 def read_card(data: bytes) -> Mapping[str, Any]:

@@ -107,11 +107,6 @@ def test_a_config_that_describes_no_model_is_refused(folder: Path, changes: dict
         load(folder, {}, **changes)
 
 
-def test_a_config_cannot_name_code_to_run(folder: Path) -> None:
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
-        load(folder, weights(folder), **{key: "someone/kernel"})
-
-
 def test_weights_are_freed_on_leaving(folder: Path) -> None:
     model = source(folder)
     with reference.load(model.config, reference.source_weights(model)) as logits:

@@ -53,9 +53,11 @@ def test_keys_that_could_load_code_are_dropped_at_any_depth() -> None:
     hostile = {
         "_attn_implementation": "evil/kernel",
         "_experts_implementation": "evil/kernel",
+        "attn_implementation": "evil/kernel",
         "trust_remote_code": True,
         "text_config": {
             "_attn_implementation": "evil/kernel",
+            "experts_implementation": "evil/kernel",
             "layers": [{"_name_or_path": "x", "trust_remote_code": 1, "n": 2}],
         },
         "list": [[{"__class__": "x", "kept_": 3}]],
