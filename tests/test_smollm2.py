@@ -1,4 +1,4 @@
-"""The real model on real text: the conversion is right if llama.cpp computes from our file what transformers does from the source."""
+"""The real model on real text: a right conversion lets llama.cpp compute from our file what transformers does from the source."""
 
 from __future__ import annotations
 
