@@ -1,4 +1,4 @@
-"""The real model on real text: a right conversion lets llama.cpp compute from our file what transformers does from the source."""
+"""The real model on real text: if the conversion is right, llama.cpp computes from our file what transformers does."""
 
 from __future__ import annotations
 
