@@ -7,12 +7,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from hubq.errors import BadSource, Unsupported
-from hubq.nouns import Artifact, EvalSet, Measurement, Release
+from hubq.nouns import Artifact, EvalSet, Measurement, Release, Snapshot
 
 SCHEMA = 1
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -110,6 +110,33 @@ def read_record(data: bytes) -> Release:
     except (ValueError, TypeError, AttributeError) as error:
         raise BadSource(f"release.json is damaged: {_first_problem(error)}", hint) from error
     return release
+
+
+def merge(release: Release, before: Release, listed: Snapshot) -> Release:
+    """A release with what the one before it tells of the same source: files that are still there, and numbers of the same text.
+
+    `listed` is the repository's state. Where this run measured on another text, the older numbers are left out; the files stay.
+    """
+    if (before.source, before.commit) != (release.source, release.commit):
+        return release
+    hashes = {file.path: file.sha256 for file in listed.files}
+    made = {file.level: file.sha256 for file in release.artifacts}
+    kept = [file for file in before.artifacts if file.level not in made and hashes.get(file.path.name) == file.sha256]
+    made |= {file.level: file.sha256 for file in kept}
+    same = {file.level for file in before.artifacts if made.get(file.level) == file.sha256} | {"reference"}
+    measured = {(row.level, row.engine) for row in release.measurements}
+    rows = [row for row in before.measurements if row.level in same and (row.level, row.engine) not in measured]
+    if release.evalset not in (None, before.evalset):
+        rows = []
+    return replace(
+        release,
+        artifacts=(*release.artifacts, *kept),
+        measurements=(*release.measurements, *rows),
+        evalset=before.evalset if rows else release.evalset,
+        versions={**before.versions, **release.versions} if rows else release.versions,
+        machine=release.machine or before.machine if rows else release.machine,
+        command=before.command if rows and release.evalset is None else release.command,
+    )
 
 
 def _nouns(raw: dict[str, Any]) -> dict[str, Any]:

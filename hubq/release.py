@@ -19,11 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hubq import __version__, checkpoint
+from hubq import __version__, card, checkpoint
 from hubq.errors import BadSource, HubqError, Usage
 from hubq.formats import open_format
 from hubq.hub import Hub, connect
 from hubq.nouns import Artifact, Level, Release, Snapshot, Source
+from hubq.record import merge, read_record
 from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
@@ -159,14 +160,14 @@ def _plan(request: Request, aside: Path) -> Plan:
     module = open_format(request.levels[0].format)
     blueprint = module.plan(repo, aside, config, stored, request.levels)
     readme = aside / "README.md"
-    card = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
-    card["chat_template"] = blueprint.has_chat_template
+    front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
+    front["chat_template"] = blueprint.has_chat_template
     items = tuple(_item(request, module, snapshot, shards, blueprint.sizes, level) for level in request.levels)
     files = [*used(snapshot), *shards]
     return Plan(
         snapshot=snapshot,
         config=config,
-        card=card,
+        card=front,
         weights=blueprint.weights,
         shards=shards,
         items=items,
@@ -230,14 +231,25 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
         release = _describe(request, planned, source, artifacts, repo)
         if request.text is not None:
             release = _measure(request, planned, source, release, tell)
-        from hubq import card
-
-        files = card.files(release, planned.format.usage(release))
         hub.ensure(repo, request.private)
+        release = _with_earlier_levels(hub, repo, release, planned.format)
+        files = card.files(release, planned.format.usage(release))
         payload: dict[str, Path | bytes] = {artifact.path.name: artifact.path for artifact in artifacts}
         message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
         pushed = hub.push(repo, {**payload, **files}, message, lambda path, done, size: tell(Event("push", path, done, size)))
     return Result(release, planned.target, pushed.commit, files)
+
+
+def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleType) -> Release:
+    """The release together with the levels that earlier runs put there, best first."""
+    head = hub.snapshot(repo)
+    if head.file("release.json") is None:
+        return release
+    merged = merge(release, read_record(hub.read(head, "release.json")), head)
+    order = [level.id for level in module.LEVELS.values()]
+    artifacts = tuple(sorted(merged.artifacts, key=lambda file: order.index(file.level)))
+    levels = ",".join(file.level.partition(":")[2].lower() for file in artifacts)
+    return replace(merged, artifacts=artifacts, command=re.sub(r"--levels \S+", f"--levels {levels}", merged.command))
 
 
 def _pull(request: Request, planned: Plan, tell: Tell) -> Source:

@@ -56,7 +56,8 @@ class Screen:
         self.live = Live(console=self.console, refresh_per_second=8) if self.console.is_terminal and not quiet else None
         self.states: dict[str, str] = {}
         self.sizes: dict[str, str] = {}
-        self.steps: dict[str, str] = {}
+        self.found: dict[str, str] = {}
+        self.step = ""
 
     def __enter__(self) -> Screen:
         if self.live:
@@ -89,20 +90,28 @@ class Screen:
     def _note(self, event: Event) -> None:
         portion = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
         level, _, engine = event.label.partition(" ")
-        if event.step in ("build", "measure"):
-            doing = {"build": "building", "measure": f"measuring with {engine}"}[event.step]
-            done = {"build": "built", "measure": f"measured with {engine}"}[event.step]
-            self.states[level] = done if event.result is not None else f"{doing} {portion}"
+        if event.step in ("pull", "push"):
+            self.step = f"{event.step}ing {event.label} {portion}"
+            return
+        self.step = ""
+        if level not in self.states:
+            self.states = {level: "", **self.states}
+        if event.result is None:
+            self.states[level] = f"building {portion}" if event.step == "build" else f"measuring with {engine} {portion}"
+        elif event.step == "build":
+            self.states[level] = "built"
         else:
-            verb = {"pull": "pulling", "push": "pushing"}[event.step]
-            self.steps[event.step] = f"{verb} {event.label} {portion}"
+            self.states[level] = "measured"
+            name = "kld" if "kld" in event.result.values else "ppl"
+            found = f"{HEADLINE.get(name, ('PPL', 1))[0]} {_figure(event.result.values[name])} ({engine})"
+            self.found[level] = "\n".join(filter(None, [self.found.get(level, ""), found]))
 
     def _render(self) -> Table:
-        rows = [[level, self.sizes.get(level, ""), state] for level, state in self.states.items()]
-        table = _table(["variant", "size", "state"], rows)
-        table.caption = "\n".join(self.steps.values())
-        table.caption_justify = "left"
-        table.columns[-1].justify = "left"
+        rows = [[level, self.sizes.get(level, ""), state, self.found.get(level, "")] for level, state in self.states.items()]
+        table = _table(["variant", "size", "state", "loss"], rows)
+        table.columns[2].justify = table.columns[3].justify = "left"
+        table.columns[2].min_width = 32  # so that the table stands still
+        table.caption, table.caption_justify = self.step, "left"
         return table
 
 
@@ -153,8 +162,8 @@ def _results(release: Release, engines: Sequence[str]) -> Table:
     for artifact in release.artifacts:
         row = [artifact.level, size(artifact.size), f"{artifact.bits_per_weight:.2f}"]
         for engine in engines:
-            values = by_pair[artifact.level, engine].values
-            row += [_figure(values[name], factor) for name, (_, factor) in HEADLINE.items()]
+            found = by_pair.get((artifact.level, engine))
+            row += [_figure(found.values[name], factor) if found else "–" for name, (_, factor) in HEADLINE.items()]
         rows.append(row)
     return _table(columns, rows)
 

@@ -117,6 +117,34 @@ def test_more_levels_later_leave_the_others_alone(request_: Request) -> None:
     assert foreign.read_text() == "mine" and second.commit != first.commit
 
 
+def test_the_card_tells_of_earlier_levels_too(request_: Request, model: Path, tmp_path: Path) -> None:
+    run(replace(request_, levels=parse_levels("q4_0")))
+    result, _ = run(replace(request_, levels=parse_levels("q8_0")))
+    levels = ["gguf:Q8_0", "gguf:Q4_0"]
+    assert [file.level for file in result.release.artifacts] == levels
+    assert {row.level for row in result.release.measurements} == {"reference", *levels}
+    other = request_.text and replace(request_.text, seed=7)
+    result, _ = run(replace(request_, levels=parse_levels("q8_0"), text=other))
+    assert [file.level for file in result.release.artifacts] == levels
+    assert {row.level for row in result.release.measurements} == {"reference", "gguf:Q8_0"}
+    result, _ = run(replace(request_, levels=parse_levels("q6_k"), text=None))
+    assert [file.level for file in result.release.artifacts] == ["gguf:Q8_0", "gguf:Q6_K", "gguf:Q4_0"]
+    assert {row.level for row in result.release.measurements} == {"reference", "gguf:Q8_0"}
+    (Path(str(result.target)) / "Tiny-Llama-Q4_0.gguf").unlink()
+    (Path(str(result.target)) / "Tiny-Llama-Q6_K.gguf").unlink()
+    result, _ = run(replace(request_, levels=parse_levels("q8_0")))
+    assert [file.level for file in result.release.artifacts] == ["gguf:Q8_0"]
+
+
+def test_a_record_that_is_not_ours_is_not_overwritten(request_: Request) -> None:
+    target = Path(str(request_.to)) / "Tiny-Llama-GGUF"
+    target.mkdir()
+    (target / "release.json").write_text("{}")
+    with pytest.raises(Unsupported, match=r"release\.json has schema None"):
+        run(replace(request_, text=None))
+    assert (target / "release.json").read_text() == "{}"
+
+
 def test_without_measuring_the_card_says_so(request_: Request) -> None:
     result, told = run(replace(request_, text=None))
     assert told.did("measure") == [] and "loss.svg" not in result.card
