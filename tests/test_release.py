@@ -39,7 +39,12 @@ def request_(model: Path, topics: Path, tmp_path: Path) -> Request:
     out.mkdir()
     text = TextSpec(str(topics), None, windows=3)
     return Request(
-        str(model), parse_levels(LEVELS), Store(tmp_path / "work"), to=str(out), text=text, command="hubq publish {model}"
+        str(model),
+        parse_levels(LEVELS),
+        Store(tmp_path / "work"),
+        to=str(out),
+        text=text,
+        command="hubq publish {model} --levels x",
     )
 
 
@@ -123,6 +128,7 @@ def test_the_card_tells_of_earlier_levels_too(request_: Request, model: Path, tm
     levels = ["gguf:Q8_0", "gguf:Q4_0"]
     assert [file.level for file in result.release.artifacts] == levels
     assert {row.level for row in result.release.measurements} == {"reference", *levels}
+    assert result.release.command == "hubq publish ./Tiny-Llama --levels q8_0,q4_0"
     other = request_.text and replace(request_.text, seed=7)
     result, _ = run(replace(request_, levels=parse_levels("q8_0"), text=other))
     assert [file.level for file in result.release.artifacts] == levels
