@@ -53,7 +53,7 @@ def publish(
     split: Annotated[str, typer.Option(help="The split of the dataset.")] = "test",
     text_field: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     windows: Annotated[str, typer.Option(help="How many windows of 512 tokens to score, or all.")] = "32",
-    seed: Annotated[int, typer.Option(help="Chooses the windows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the windows.")] = 0,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Publish without measuring.")] = False,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,

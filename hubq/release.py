@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hubq import __version__, card, checkpoint
-from hubq.errors import BadSource, HubqError, Usage
+from hubq.errors import BadSource, HubError, HubqError, Usage
 from hubq.formats import open_format
 from hubq.hub import Hub, connect
 from hubq.nouns import Artifact, Level, Release, Snapshot, Source
@@ -29,7 +29,7 @@ from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
 if TYPE_CHECKING:
-    from hubq.text import TextSpec
+    from hubq.text import TextSpec, Windows
 
 SPARE = 64 << 20  # bytes of disk left free beside what is written
 
@@ -108,7 +108,7 @@ class Result:
     """A finished release: where it went, the commit, and the card's files by name."""
 
     release: Release
-    target: Path | str
+    target: str
     commit: str
     card: Mapping[str, bytes]
 
@@ -131,6 +131,10 @@ def destination(to: str | None, name: str) -> tuple[Hub, str]:
     """(hub, repository) that a release goes to: `to`, or the user's account; a folder acts as a hub and holds {name}-GGUF."""
     if to is None:
         hub = connect()
+        if not hub.owner():
+            raise HubError(
+                "there is no account to publish to: nobody is logged in", "run `hf auth login`, or say where with --to"
+            )
         return hub, f"{hub.owner()}/{name}-GGUF"
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", to, re.ASCII) and not Path(to).is_dir():
         return connect(), to
@@ -204,10 +208,10 @@ def _name(repo: str) -> str:
 
 
 def _target_name(request: Request, name: str) -> str:
-    if request.to is None:
-        return f"{connect().owner() or '(your account)'}/{name}-GGUF"
+    if request.to is None and not connect().owner():
+        return f"(your account)/{name}-GGUF"
     hub, repo = destination(request.to, name)
-    return str(hub.root / repo) if hasattr(hub, "root") else repo
+    return hub.address(repo)
 
 
 def _existing(folder: Path) -> Path:
@@ -226,11 +230,12 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
                 f"the levels need {planned.write / 1e9:.2f} GB and {request.store.root} has {planned.free / 1e9:.2f} GB free",
                 "name fewer levels, or choose another disk with --work-dir",
             )
+        windows = _read_text(request, planned, Path(aside))
         source = _pull(request, planned, tell)
         artifacts = _build(request, planned, source, tell)
         release = _describe(request, planned, source, artifacts, repo)
-        if request.text is not None:
-            release = _measure(request, planned, source, release, tell)
+        if windows is not None:
+            release = _measure(request, planned, source, release, windows, tell)
         hub.ensure(repo, request.private)
         release = _with_earlier_levels(hub, repo, release, planned.format)
         files = card.files(release, planned.format.usage(release))
@@ -243,13 +248,21 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
 def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleType) -> Release:
     """The release together with the levels that earlier runs put there, best first."""
     head = hub.snapshot(repo)
-    if head.file("release.json") is None:
-        return release
-    merged = merge(release, read_record(hub.read(head, "release.json")), head)
+    merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
     order = [level.id for level in module.LEVELS.values()]
     artifacts = tuple(sorted(merged.artifacts, key=lambda file: order.index(file.level)))
     levels = ",".join(file.level.partition(":")[2].lower() for file in artifacts)
     return replace(merged, artifacts=artifacts, command=re.sub(r"--levels \S+", f"--levels {levels}", merged.command))
+
+
+def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
+    """The text to measure on, tokenized, before anything is built: a missing one should not cost the work."""
+    if request.text is None:
+        return None
+    from hubq import text
+
+    snapshot = planned.snapshot
+    return text.windows(Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, ()), request.text)
 
 
 def _pull(request: Request, planned: Plan, tell: Tell) -> Source:
@@ -319,14 +332,12 @@ def _again(source: Source) -> str:
     return f"{source.repo}@{source.commit}" if len(source.commit) == 40 else f"{source.repo} --hub FOLDER"
 
 
-def _measure(request: Request, planned: Plan, source: Source, release: Release, tell: Tell) -> Release:
+def _measure(request: Request, planned: Plan, source: Source, release: Release, windows: Windows, tell: Tell) -> Release:
     """The release with its measurements: those that the store holds, and the missing ones."""
-    from hubq import reference, score, text
+    from hubq import reference, score
     from hubq.metrics import METRICS_VERSION
 
-    assert request.text is not None
     store, module = request.store, planned.format
-    windows = text.windows(source, request.text)
     wanted = [(artifact, engine) for engine in module.engines() for artifact in release.artifacts]
 
     def measured_key(level: str, sha256: str, engine: str) -> str:

@@ -82,7 +82,7 @@ def windows(source: Source, spec: TextSpec) -> Windows:
     Raises Usage for a text that is missing, too short or not what the spec says, HubError for a dataset that cannot be
     fetched, BadSource for a tokenizer that cannot be read.
     """
-    found = _local(Path(spec.dataset), spec.field) if _is_local(spec.dataset) else _hub(spec)
+    found = _local(Path(spec.dataset).expanduser(), spec.field) if _is_local(spec.dataset) else _hub(spec)
     tokens = _tokenize(source, found.text)
     available, first = len(tokens.ids) // spec.length, spec.length // 2
     if available < 2:
@@ -123,7 +123,7 @@ def _choose(available: int, count: int | None, seed: int | None) -> np.ndarray:
 
 
 def _is_local(dataset: str) -> bool:
-    return Path(dataset).suffix in {".txt", *LOADERS} or Path(dataset).is_file()
+    return dataset.startswith((".", "/", "~")) or Path(dataset).suffix in {".txt", *LOADERS} or Path(dataset).is_file()
 
 
 def _local(path: Path, field: str) -> _Text:
@@ -148,7 +148,7 @@ def _load_file(path: Path) -> Any:
         return datasets.load_dataset(LOADERS[path.suffix], data_files=glob.escape(str(path)), split="train")
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
         raise Usage(
-            f"{path.name} cannot be read: {_short(error.__cause__ or error)}", "each line of a .jsonl file is a JSON object"
+            f"{path.name} cannot be read: {_short(error.__cause__ or error)}", f"check that it is what {path.suffix} files are"
         ) from error
 
 

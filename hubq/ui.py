@@ -136,7 +136,7 @@ def show_result(result: Result, as_json: bool) -> None:
 
     release = result.release
     if as_json:
-        print_json({"target": str(result.target), "commit": result.commit, "release": record(release)})
+        print_json({"target": result.target, "commit": result.commit, "release": record(release)})
         return
     console = _console(stderr=False)
     engines = sorted({row.engine for row in release.measurements if row.level != "reference"})
@@ -148,8 +148,7 @@ def show_result(result: Result, as_json: bool) -> None:
     if release.evalset:
         console.print(_measured(release), soft_wrap=True)
     console.print(f"release  {result.target} @ {result.commit[:12]}", markup=False, soft_wrap=True)
-    on_disk = str(result.target).startswith(("/", "\\")) or ":" in str(result.target)
-    card = f"{result.target}/README.md" if on_disk else f"https://huggingface.co/{result.target}"
+    card = result.target if result.target.startswith("https://") else f"{result.target}/README.md"
     console.print(f"card     {card}", markup=False, soft_wrap=True)
 
 

@@ -311,10 +311,15 @@ def test_killed_while_building_it_finishes_later_with_the_same_bytes(smollm2: Pa
     assert not list((tmp_path / "work").rglob("*.part"))
 
 
+def _interruptible() -> None:
+    """Undo what a shell does to processes in its background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupted_it_leaves_with_130_and_cleans_up(smollm2: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hubq", "publish", str(smollm2), "--levels", "all", "--no-eval"]
     command += ["--to", str(tmp_path), "--work-dir", str(tmp_path / "work")]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and victim.poll() is None and not list((tmp_path / "work").rglob("*.part/*-BF16.gguf")):
         time.sleep(0.01)

@@ -185,8 +185,8 @@ def test_sentencepiece(spec: text.TextSpec, tmp_path: Path) -> None:
         ("short.txt", b"few words", "short.txt has [0-9] tokens, too few for two windows of 64", "longer"),
         ("a.jsonl", b'{"body": "x", "number": 1}\n', "a.jsonl has no field 'text'", "body, number"),
         ("n.jsonl", b'{"text": 1}\n', "field 'text' of n.jsonl does not hold text", "choose"),
-        ("bad.jsonl", b'{"text": ', "bad.jsonl cannot be read: JSON", "JSON object"),
-        ("empty.jsonl", b"", "empty.jsonl cannot be read", "JSON object"),
+        ("bad.jsonl", b'{"text": ', "bad.jsonl cannot be read: JSON", "what .jsonl files are"),
+        ("empty.jsonl", b"", "empty.jsonl cannot be read", "what .jsonl files are"),
         ("bad.parquet", b"nope", "bad.parquet cannot be read: Parquet", ""),
     ],
 )

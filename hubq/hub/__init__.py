@@ -31,6 +31,9 @@ class Hub(Protocol):
     def cached(self, snapshot: Snapshot, path: str) -> bool:
         """Whether the file lies on this machine already, with the listed size; `pull` still checks its hash."""
 
+    def address(self, repo: str) -> str:
+        """Where a person finds a repository: its page, or its folder."""
+
     def pull(
         self, snapshot: Snapshot, paths: Sequence[str], progress: Progress | None = None
     ) -> tuple[Path, tuple[RepoFile, ...]]:

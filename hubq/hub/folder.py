@@ -61,6 +61,10 @@ class Folder:
         file, found = listed(snapshot, path), self._folder(snapshot.repo) / path
         return found.is_file() and size(found) == file.size
 
+    def address(self, repo: str) -> str:
+        """See Hub.address."""
+        return str(self._folder(repo))
+
     def pull(
         self, snapshot: Snapshot, paths: Sequence[str], progress: Callable[[str, int, int], None] | None = None
     ) -> tuple[Path, tuple[RepoFile, ...]]:

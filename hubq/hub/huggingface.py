@@ -77,6 +77,10 @@ class HuggingFace:
         found = client.try_to_load_from_cache(snapshot.repo, path, revision=snapshot.commit)
         return isinstance(found, str) and os.path.getsize(found) == file.size
 
+    def address(self, repo: str) -> str:
+        """See Hub.address."""
+        return f"{self._api.endpoint}/{repo}"
+
     def pull(
         self, snapshot: Snapshot, paths: Sequence[str], progress: Callable[[str, int, int], None] | None = None
     ) -> tuple[Path, tuple[RepoFile, ...]]:
