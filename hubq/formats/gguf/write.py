@@ -219,10 +219,10 @@ def write(
                 checkpoint.release(slab.tensor.source)
             done += slab.weights
             progress(done, blueprint.weights)
-        for level, file in files.items():
+        digests = list(writers.map(_File.close, files.values()))
+        for (level, file), digest in zip(files.items(), digests, strict=True):
             chosen = layouts[level].recipe
             types = dict(Counter(chosen.types.values()))
-            digest = file.close()
             yield Artifact(chosen.level, paths[level], file.size, digest, blueprint.weights, types, chosen.fallbacks, key="")
 
 
