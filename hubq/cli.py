@@ -65,7 +65,7 @@ def publish(
     with _answering(as_json):
         from hubq import ui
         from hubq.formats import parse_levels
-        from hubq.release import Request, plan
+        from hubq.plan import Request, plan
         from hubq.release import publish as run
         from hubq.store import Store, default_root
 

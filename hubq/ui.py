@@ -16,7 +16,8 @@ from hubq.errors import HubqError
 
 if TYPE_CHECKING:
     from hubq.nouns import Estimate, Level, Measurement, Release
-    from hubq.release import Event, Plan, Result
+    from hubq.plan import Plan
+    from hubq.release import Event, Result
 
 SCHEMA = 1
 HEADLINE = {"ppl_ratio": ("PPL ratio", 1), "kld": ("KLD", 1), "top1": ("top-1 %", 100)}

@@ -21,6 +21,7 @@ hubq.__main__
 hubq.cli
 hubq.ui hubq.doctor
 hubq.release
+hubq.plan
 hubq.score hubq.card
 hubq.record hubq.plot
 hubq.formats hubq.metrics hubq.store hubq.hub hubq.text

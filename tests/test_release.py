@@ -17,11 +17,13 @@ import pytest
 import tiny
 from gguf import GGUFReader
 
+from hubq import plan as planning
 from hubq import release
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
 from hubq.hub.huggingface import HuggingFace
-from hubq.release import Event, Request, destination, locate, plan, publish
+from hubq.plan import Request, destination, locate, plan
+from hubq.release import Event, publish
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
 
@@ -218,9 +220,9 @@ def test_models_and_targets_are_read_as_people_write_them(tmp_path: Path) -> Non
 def hub(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     loopback.isolate(monkeypatch, tmp_path / "home")
     with loopback.Hub() as server:
-        real = release.connect
+        real = planning.connect
         monkeypatch.setattr(
-            release, "connect", lambda place=None: real(place) if place else HuggingFace(server.url, loopback.TOKEN)
+            planning, "connect", lambda place=None: real(place) if place else HuggingFace(server.url, loopback.TOKEN)
         )
         server.add("org/Tiny-Llama", {path.name: path.read_bytes() for path in model.iterdir()})
         server.add("me/Tiny-Llama-GGUF", {"old.txt": b"before"})

@@ -9,7 +9,8 @@ import pytest
 from hubq import reference, score
 from hubq.formats import gguf, parse_levels
 from hubq.nouns import RepoFile, Source
-from hubq.release import Request, publish
+from hubq.plan import Request
+from hubq.release import publish
 from hubq.source import read_config
 from hubq.store import Store
 from hubq.text import TextSpec, windows
