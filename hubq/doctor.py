@@ -28,7 +28,7 @@ def checks() -> list[dict[str, Any]]:
     rows = [_row("hubq", f"{__version__} on Python {platform.python_version()}", "", "")]
     rows += [_row(name, _version(name), unlocks, hint) for name, (unlocks, hint) in PACKAGES.items()]
     rows.append(_row("Hub account", _account(), "pushing, and private or gated models", "hf auth login"))
-    rows.append(_row("GPU", _gpu(), "measuring faster", "not needed: everything runs on the CPU"))
+    rows.append(_row("GPU", _gpu() or "none, and none is needed", "measuring faster", ""))
     rows.append(_row("cores", str(os.cpu_count() or 1), "building and measuring in parallel", ""))
     root = default_root()
     where = next(parent for parent in (root, *root.parents) if parent.exists())
