@@ -36,7 +36,7 @@ def _console(stderr: bool) -> Console:
     plain = bool(os.environ.get("CI") or os.environ.get("HUBQ_NO_PROGRESS"))
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 160
-    return Console(file=stream, highlight=False, soft_wrap=False, width=width, force_terminal=False if plain else None)
+    return Console(file=stream, markup=False, highlight=False, width=width, force_terminal=False if plain else None)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -84,7 +84,7 @@ class Screen:
 
     def _begin(self, plan: Plan) -> None:
         what = f"{plan.config['architectures'][0]} · {plan.weights / 1e6:,.1f} M weights"
-        self.console.print(f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {what}", markup=False)
+        self.console.print(f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {what}")
         self.sizes = {item.level.id: size(item.size) for item in plan.items}
         self.states = {level: "waiting" for level in self.sizes}
 
@@ -148,9 +148,9 @@ def show_result(result: Result, as_json: bool) -> None:
         console.print()
     if release.evalset:
         console.print(_measured(release), soft_wrap=True)
-    console.print(f"release  {result.target} @ {result.commit[:12]}", markup=False, soft_wrap=True)
+    console.print(f"release  {result.target} @ {result.commit[:12]}", soft_wrap=True)
     card = result.target if result.target.startswith("https://") else f"{result.target}/README.md"
-    console.print(f"card     {card}", markup=False, soft_wrap=True)
+    console.print(f"card     {card}", soft_wrap=True)
 
 
 def _results(release: Release, engines: Sequence[str]) -> Table:
@@ -203,8 +203,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         for i in plan.items
     ]
     console = _console(stderr=False)
-    console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}", markup=False)
-    console.print(f"target    {plan.target}", markup=False, soft_wrap=True)
+    console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
+    console.print(f"target    {plan.target}", soft_wrap=True)
     console.print(f"download  {size(plan.download)}")
     console.print(f"disk      {size(plan.write)} to write, {size(plan.free)} free")
     console.print()
@@ -245,8 +245,8 @@ def show_error(error: HubqError, as_json: bool) -> None:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, "failed")
         return
     console = _console(stderr=True)
-    console.print("[bold red]error[/]:", end=" ")
-    console.print(error.message, markup=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(error.message, soft_wrap=True)
     if error.hint:
-        console.print("[cyan]hint[/]:", end=" ")
-        console.print(error.hint, markup=False, soft_wrap=True)
+        console.print("hint:", style="cyan", end=" ")
+        console.print(error.hint, soft_wrap=True)

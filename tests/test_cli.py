@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,13 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(model: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
     document = json.loads(hubq(*arguments, "--json").stdout)
     assert document["write"] == sum(level["size"] for level in document["levels"]) and len(document["levels"]) == 17
+
+
+def test_names_from_upstream_are_no_markup(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "[red]evil"
+    shutil.copytree(model, folder)
+    (folder / "LICENSE[bold]").write_text("mine")
+    arguments = ("--levels", "q8_0", "--no-eval", "--to", str(tmp_path), "--work-dir", str(tmp_path / "work"))
+    told = hubq("publish", str(folder), *arguments)
+    assert told.returncode == 0, told.stderr
+    assert "[red]evil @ " in told.stderr and "pulled    LICENSE[bold]" in told.stderr
