@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from hubq.metrics import METRICS
 from hubq.nouns import Artifact, Estimate, Measurement, Release
-from hubq.record import HUB_ID, facts, place, plain, read_record, record, release_json
+from hubq.record import facts, place, plain, read_record, record, release_json
+from hubq.source import HUB_ID
 
 __all__ = ["figure", "files", "front_matter", "read_record", "readme", "record", "release_json"]
 

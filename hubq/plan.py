@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -55,8 +56,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What publishing will do. In bytes: `download` is not on this machine yet, `write` is to be built, `free` on its disk."""
+    """What publishing will do with the model at `hub`.
 
+    In bytes: `download` is not on this machine yet, `write` is to be built, `free` on its disk.
+    """
+
+    hub: Hub
     snapshot: Snapshot
     config: Mapping[str, Any]
     card: Mapping[str, Any]
@@ -118,21 +123,31 @@ def plan_in(aside: Path, request: Request) -> Plan:
     snapshot = hub.snapshot(repo, revision)
     if snapshot.file("config.json") is None:
         raise BadSource(f"{repo} has no config.json", "hubq reads models in transformers' format; check the id or the folder")
-    config = read_config(hub.read(snapshot, "config.json"))
-    paths = [file.path for file in snapshot.files]
-    shards = checkpoint.shards(paths, lambda path: hub.read(snapshot, path))
-    for path in used(snapshot):
-        (aside / path).parent.mkdir(parents=True, exist_ok=True)
-        (aside / path).write_bytes(hub.read(snapshot, path))
-    stored = _stored(hub, snapshot, shards)
+
+    def fetch(path: str) -> bytes:
+        if not (aside / path).is_file():
+            data = hub.read(snapshot, path)
+            (aside / path).parent.mkdir(parents=True, exist_ok=True)
+            (aside / path).write_bytes(data)
+        return (aside / path).read_bytes()
+
+    config = read_config(fetch("config.json"))
+    shards = checkpoint.shards([file.path for file in snapshot.files], fetch)
+    small = used(snapshot)
+    for path in small:
+        fetch(path)
+    index = fetch(checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
+    stored = checkpoint.merge((_header(hub, snapshot, path) for path in shards), index)
     module = open_format(request.levels[0].format)
     blueprint = module.plan(repo, aside, config, stored, request.levels)
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
     front["chat_template"] = blueprint.has_chat_template
-    items = tuple(_item(request, module, snapshot, shards, blueprint.sizes, level) for level in request.levels)
-    files = [*used(snapshot), *shards]
+    wanted = {*small, *shards}
+    inputs = {file.path: file.sha256 or file.blob for file in snapshot.files if file.path in wanted}
+    items = tuple(_item(request, module, repo, inputs, blueprint.sizes, level) for level in request.levels)
     return Plan(
+        hub=hub,
         snapshot=snapshot,
         config=config,
         card=front,
@@ -140,7 +155,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
         shards=shards,
         items=items,
         target=_target_name(request, _name(repo)),
-        download=sum(snapshot.size(path) for path in files if not hub.cached(snapshot, path)),
+        download=sum(snapshot.size(path) for path in inputs if not hub.cached(snapshot, path)),
         write=sum(item.size for item in items if item.artifact is None),
         free=shutil.disk_usage(_existing(request.store.root)).free,
         format=module,
@@ -148,22 +163,16 @@ def plan_in(aside: Path, request: Request) -> Plan:
     )
 
 
-def _stored(hub: Hub, snapshot: Snapshot, shards: Sequence[str]) -> dict[str, checkpoint.StoredTensor]:
-    def read(path: str, start: int, stop: int) -> bytes:
-        return hub.read(snapshot, path, start, stop)
-
-    headers = [checkpoint.read_header(path, snapshot.size(path), read) for path in shards]
-    index = hub.read(snapshot, checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
-    return checkpoint.merge(headers, index)
+def _header(hub: Hub, snapshot: Snapshot, path: str) -> dict[str, checkpoint.StoredTensor]:
+    return checkpoint.read_header(path, snapshot.size(path), partial(hub.read, snapshot))
 
 
 def _item(
-    request: Request, module: ModuleType, snapshot: Snapshot, shards: Sequence[str], sizes: Mapping[str, int], level: Level
+    request: Request, module: ModuleType, repo: str, inputs: Mapping[str, Any], sizes: Mapping[str, int], level: Level
 ) -> Item:
-    inputs = {file.path: file.sha256 or file.blob for file in snapshot.files if file.path in {*used(snapshot), *shards}}
     made_by = {"format": module.VERSION, "gguf": metadata.version("gguf")}
-    recipe_key = key({"level": level.id, "repo": snapshot.repo, "inputs": inputs, **made_by})
-    file = module.file_name(_name(snapshot.repo), level)
+    recipe_key = key({"level": level.id, "repo": repo, "inputs": inputs, **made_by})
+    file = module.file_name(_name(repo), level)
     return Item(level, file, sizes[level.id], recipe_key, request.store.artifact(recipe_key, check=False))
 
 

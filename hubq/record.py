@@ -13,9 +13,9 @@ from typing import Any
 
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Artifact, EvalSet, Measurement, Release, Snapshot
+from hubq.source import HUB_ID
 
 SCHEMA = 1
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

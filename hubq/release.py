@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from hubq import __version__, card, checkpoint
 from hubq.errors import HubqError
 from hubq.hub import Hub
 from hubq.nouns import Artifact, Release, Source
-from hubq.plan import Plan, Request, destination, locate, plan_in
+from hubq.plan import Plan, Request, destination, plan_in
 from hubq.record import merge, read_record
 from hubq.source import used
 from hubq.store import key
@@ -70,7 +71,7 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
                 "name fewer levels, or choose another disk with --work-dir",
             )
         windows = _read_text(request, planned, Path(aside))
-        source = _pull(request, planned, tell)
+        source = _pull(planned, tell)
         artifacts = _build(request, planned, source, tell)
         release = _describe(request, planned, source, artifacts, repo)
         if windows is not None:
@@ -104,12 +105,11 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
     return text.windows(Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, ()), request.text)
 
 
-def _pull(request: Request, planned: Plan, tell: Tell) -> Source:
+def _pull(planned: Plan, tell: Tell) -> Source:
     """The source on disk, checked."""
-    hub, _, _ = locate(request.model, request.hub)
     snapshot = planned.snapshot
     paths = [*used(snapshot), *planned.shards]
-    folder, files = hub.pull(snapshot, paths, lambda path, done, size: tell(Event("pull", path, done, size)))
+    folder, files = planned.hub.pull(snapshot, paths, lambda path, done, size: tell(Event("pull", path, done, size)))
     return Source(snapshot.repo, snapshot.commit, folder, planned.config, planned.card, files)
 
 
@@ -179,8 +179,10 @@ def _measure(request: Request, planned: Plan, source: Source, release: Release, 
     store, module = request.store, planned.format
     wanted = [(artifact, engine) for engine in module.engines() for artifact in release.artifacts]
 
+    computing = {"config.json", *planned.shards}
+    inputs = {file.path: file.sha256 for file in source.files if file.path in computing}
+
     def measured_key(level: str, sha256: str, engine: str) -> str:
-        inputs = {file.path: file.sha256 for file in source.files if file.path in {"config.json", *planned.shards}}
         facts = {"evalset": asdict(windows.evalset), "metrics": METRICS_VERSION, "versions": _versions([engine])}
         return key({"level": level, "sha256": sha256, "engine": engine, "inputs": inputs, **facts})
 
@@ -191,7 +193,7 @@ def _measure(request: Request, planned: Plan, source: Source, release: Release, 
         tell(Event("measure", f"{measurement.level} {measurement.engine}", 1, 1, measurement))
     if found.keys() != keys.keys():
         missing = {
-            (artifact.level, engine): _opener(module, artifact, source, engine)
+            (artifact.level, engine): partial(module.load, artifact, source, engine)
             for artifact, engine in wanted
             if (artifact.level, engine) not in found
         }
@@ -213,10 +215,6 @@ def _measure(request: Request, planned: Plan, source: Source, release: Release, 
         versions={**release.versions, **_versions(module.engines())},
         machine=machine(),
     )
-
-
-def _opener(module: ModuleType, artifact: Artifact, source: Source, engine: str) -> Callable[[], Any]:
-    return lambda: module.load(artifact, source, engine)
 
 
 def _versions(engines: Sequence[str]) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Snapshot
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name, as the Hub allows them
 
 # the files beside the weights that hubq reads; others are never fetched
 USED = (

@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hubq.disk import sync
 from hubq.errors import HubqError
 from hubq.nouns import Artifact, Estimate, Measurement
 
@@ -99,11 +100,11 @@ class Store:
         """Take over a complete, fsynced file from its `aside` folder under its key."""
         folder = self.root / "artifacts" / artifact.key
         _write(artifact.path.parent / "record.json", {**asdict(artifact), "path": artifact.path.name})
-        _sync(artifact.path.parent)
+        sync(artifact.path.parent)
         if folder.exists():  # without a record that can be read
             shutil.rmtree(folder)
         os.rename(artifact.path.parent, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
         return replace(artifact, path=folder / artifact.path.name)
 
     def measurement(self, key: str) -> Measurement | None:
@@ -115,7 +116,7 @@ class Store:
         path = self.root / "measurements" / f"{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, asdict(measurement))
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def _measurement(facts: Mapping[str, Any]) -> Measurement:
@@ -138,12 +139,3 @@ def _write(path: Path, facts: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -103,8 +103,7 @@ class Screen:
             self.states[level] = "built"
         else:
             self.states[level] = "measured"
-            name = "kld" if "kld" in event.result.values else "ppl"
-            found = f"{HEADLINE.get(name, ('PPL', 1))[0]} {_figure(event.result.values[name])} ({engine})"
+            found = f"{_loss(event.result)} ({engine})"
             self.found[level] = "\n".join(filter(None, [self.found.get(level, ""), found]))
 
     def _render(self) -> Table:
@@ -123,12 +122,16 @@ def _line(event: Event) -> str:
     if event.step == "build" and event.result is not None:
         return f"built     {event.label} ({size(event.result.size)}, {event.result.bits_per_weight:.2f} bits per weight)"
     if event.step == "measure" and event.result is not None:
-        values = event.result.values
-        name, title = ("kld", "KLD") if "kld" in values else ("ppl", "PPL")
-        return f"measured  {event.label}: {title} {_figure(values[name])}"
+        return f"measured  {event.label}: {_loss(event.result)}"
     if event.step == "push" and event.done == event.total and event.total:
         return f"pushed    {event.label}"
     return ""
+
+
+def _loss(measurement: Measurement) -> str:
+    """The number that tells most: KL divergence, or the reference's perplexity."""
+    name, title = ("kld", "KLD") if "kld" in measurement.values else ("ppl", "PPL")
+    return f"{title} {_figure(measurement.values[name])}"
 
 
 def show_result(result: Result, as_json: bool) -> None:

@@ -28,6 +28,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.llama(tmp_path_factory.mktemp("tiny") / "Tiny-Llama", num_hidden_layers=9)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with nothing but a byte-level BPE tokenizer of 512 tokens."""
+    (tmp_path / "model").mkdir()
+    tiny.tokenizer(tmp_path / "model")
+    return tmp_path / "model"
+
+
 @pytest.fixture(scope="session")
 def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python's manual as a .jsonl file."""

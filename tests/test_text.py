@@ -16,7 +16,6 @@ from typing import Any
 import loopback
 import numpy as np
 import pytest
-import tiny
 from tokenizers import Tokenizer, processors
 
 from hubq import text
@@ -31,13 +30,6 @@ TEXT = "\n\n".join(TOPICS) + " naïve façade – 😀 \n"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep datasets out of the user's cache."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "model").mkdir()
-    tiny.tokenizer(tmp_path / "model")
-    return tmp_path / "model"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hubq.disk import sync
 from hubq.errors import HubError
 from hubq.hub.files import CHUNK, Content, check_path, listed, open_content, same, sha256, size, verified
 from hubq.nouns import RepoFile, Snapshot
@@ -189,7 +190,7 @@ def _write(folder: Path, fresh: Path, changed: Mapping[str, Content], progress: 
         target.unlink(missing_ok=True)  # the old file is a hard link: never write into it
         _copy(path, content, target, progress)
     for top, _, _ in os.walk(fresh):
-        _sync(Path(top))
+        sync(Path(top))
 
 
 def _link(source: str, target: str) -> None:
@@ -216,7 +217,7 @@ def _recover(folder: Path) -> None:
     old, fresh = _beside(folder, "old"), _beside(folder, "new")
     if old.exists() and not folder.exists():
         os.rename(fresh if fresh.exists() else old, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     for rest in (old, fresh):
         if rest.exists():
             shutil.rmtree(rest)
@@ -243,13 +244,3 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Makes a folder's entries durable (not on Windows, where folders cannot be synced)."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -11,8 +11,8 @@ import shlex
 from urllib.parse import quote
 
 from hubq.nouns import Artifact, Release
+from hubq.source import HUB_ID
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _CLOSED = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # a line break would end a block of code
 _LLAMA_CPP = "**llama.cpp**, in the terminal and as a server with a web page"
 
@@ -25,7 +25,7 @@ def usage(release: Release) -> str:
     if not release.artifacts:
         return ""
     file = _first(release)
-    blocks = _remote(release, file) if _HUB_ID.fullmatch(release.target) else _local(release, file)
+    blocks = _remote(release, file) if HUB_ID.fullmatch(release.target) else _local(release, file)
     return "\n\n".join(blocks) + "\n"
 
 

@@ -70,8 +70,9 @@ def read_vocab(folder: Path, size: int) -> Vocab:
     """
     settings = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     tokenizer = _tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
-    if tokenizer is not None and _is_byte_level(tokenizer):
-        return _byte_level(folder, tokenizer, size, settings)
+    document = json.loads(tokenizer.to_str()) if tokenizer is not None else {}
+    if tokenizer is not None and _is_byte_level(document):
+        return _byte_level(folder, tokenizer, document, size, settings)
     if (folder / "tokenizer.model").is_file():
         return _sentencepiece(folder, tokenizer, size, settings)
     if tokenizer is None:
@@ -107,20 +108,21 @@ def _tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _is_byte_level(tokenizer: Tokenizer) -> bool:
-    document = json.loads(tokenizer.to_str())
+def _is_byte_level(document: Mapping[str, Any]) -> bool:
     model = document["model"]
     return model["type"] == "BPE" and not model.get("byte_fallback") and "ByteLevel" in json.dumps(document["decoder"])
 
 
-def _byte_level(folder: Path, tokenizer: Tokenizer, size: int, settings: Mapping[str, Any]) -> Vocab:
+def _byte_level(
+    folder: Path, tokenizer: Tokenizer, document: Mapping[str, Any], size: int, settings: Mapping[str, Any]
+) -> Vocab:
     pre = recognize(tokenizer)
     if pre is None:
         raise Unsupported(
             "the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have, and a guess would damage the model",
             "if llama.cpp supports it, add it to hubq/formats/gguf/pretokenizers.py",
         )
-    if not json.loads(tokenizer.to_str())["model"]["merges"]:
+    if not document["model"]["merges"]:
         raise BadSource("tokenizer.json has no merges", AGAIN)
     tokens, types = _tokens(tokenizer, size)
     special = _special(folder, size, merges=True)

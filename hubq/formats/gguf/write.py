@@ -211,19 +211,19 @@ def write(
         for level, layout in layouts.items():
             files[level].append(layout.header)
         writers = stack.enter_context(ThreadPoolExecutor(threads))
-        done = 0
+        done, total = 0, blueprint.weights
         for slab, encoded in _encoded(blueprint.tensors, layouts, checkpoint, threads):
             pieces = [encoded[layout.recipe.types[slab.tensor.name]] for layout in layouts.values()]
             list(writers.map(_File.append, files.values(), pieces, repeat(slab.last)))
             if slab.last and slab.tensor.source:
                 checkpoint.release(slab.tensor.source)
             done += slab.weights
-            progress(done, blueprint.weights)
+            progress(done, total)
         digests = list(writers.map(_File.close, files.values()))
         for (level, file), digest in zip(files.items(), digests, strict=True):
             chosen = layouts[level].recipe
             types = dict(Counter(chosen.types.values()))
-            yield Artifact(chosen.level, paths[level], file.size, digest, blueprint.weights, types, chosen.fallbacks, key="")
+            yield Artifact(chosen.level, paths[level], file.size, digest, total, types, chosen.fallbacks, key="")
 
 
 @dataclass(frozen=True, slots=True)

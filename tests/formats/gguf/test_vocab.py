@@ -85,14 +85,6 @@ def add(folder: Path, *tokens: Any) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A byte-level BPE tokenizer of 512 tokens."""
-    (tmp_path / "model").mkdir()
-    tiny.tokenizer(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "model.gguf"
 
