@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from pathlib import Path
 
 import llama_cpp
@@ -30,17 +31,43 @@ def token_ids(path: Path, text: str, special: bool = False) -> list[int]:
     return model.tokenize(text.encode(), add_bos=False, special=special)
 
 
+def encode(
+    rows: np.ndarray, number: int, row_bytes: int, importance: np.ndarray | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """ggml_quantize_chunk: `rows` (float32 [n, columns]) in the ggml_type `number`, uint8 [n, row_bytes]."""
+    out = np.empty((len(rows), row_bytes), np.uint8) if out is None else out
+    matrix = None if importance is None else importance.ctypes.data
+    base().ggml_quantize_chunk(number, rows.ctypes.data, out.ctypes.data, 0, *rows.shape, matrix)
+    return out
+
+
+def block(number: int) -> tuple[int, int]:
+    """Weights and bytes of one block of a ggml_type."""
+    return base().ggml_blck_size(number), base().ggml_type_size(number)
+
+
+def type_name(number: int) -> str:
+    """ggml's name of a ggml_type, in small letters."""
+    return base().ggml_type_name(number).decode()
+
+
 class _Params(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p)]
 
 
-def _gguf() -> ctypes.CDLL:
+@cache
+def base() -> ctypes.CDLL:
+    """The library ggml-base that llama-cpp-python installs."""
     folder = Path(llama_cpp.__file__).parent / "lib"
     library = ctypes.CDLL(
         str(next(file for file in sorted(folder.glob("*ggml-base*")) if file.suffix in (".so", ".dylib", ".dll")))
     )
     handle, index = ctypes.c_void_p, ctypes.c_int64
     signatures = {
+        "ggml_quantize_chunk": (ctypes.c_size_t, [ctypes.c_int, handle, handle, index, index, index, handle]),
+        "ggml_blck_size": (index, [ctypes.c_int]),
+        "ggml_type_name": (ctypes.c_char_p, [ctypes.c_int]),
+        "ggml_type_size": (ctypes.c_size_t, [ctypes.c_int]),
         "gguf_init_from_file": (handle, [ctypes.c_char_p, _Params]),
         "gguf_free": (None, [handle]),
         "gguf_get_n_tensors": (index, [handle]),
@@ -58,7 +85,7 @@ def _gguf() -> ctypes.CDLL:
 
 def tensors(path: Path) -> dict[str, tuple[int, np.ndarray]]:
     """Tensor name -> (ggml_type, bytes) of a GGUF, as ggml's own reader sees it."""
-    library = _gguf()
+    library = base()
     context = library.gguf_init_from_file(str(path).encode(), _Params(True, None))
     if not context:
         raise RuntimeError(f"ggml cannot read {path}")
