@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from hubq.metrics import METRICS
-from hubq.nouns import Artifact, Estimate, Measurement, Release
-from hubq.record import facts, place, plain, read_record, record, release_json
+from hubq.nouns import Artifact, Estimate, EvalSet, ImportanceMatrix, Measurement, Release
+from hubq.record import commands, facts, place, plain, read_record, record, release_json
 from hubq.source import HUB_ID
 
 __all__ = ["figure", "files", "front_matter", "read_record", "readme", "record", "release_json"]
@@ -66,7 +66,10 @@ def readme(release: Release, usage: str) -> str:
         plotted="kld" in shown,
         source=_link(place(release.source, keep_id=True), _url(release.source)),
         commit=_link(release.commit[:12], _source_url(release, "tree")),
-        dataset=_dataset_link(release),
+        dataset=_dataset_link(release.evalset),
+        calibration={matrix.sha256: _dataset_link(matrix.text) for matrix in release.imatrices},
+        commands="\n".join(commands(release)),
+        weighted={matrix.sha256: _weighted(release, matrix) for matrix in release.imatrices},
         licence=facts(release.card).get("license", ""),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -156,6 +159,11 @@ def _numbers(release: Release, engine: str) -> str:
     return table(["Level", *(_heading(name) for name in metrics)], body)
 
 
+def _weighted(release: Release, matrix: ImportanceMatrix) -> str:
+    """The levels whose errors a matrix weighed."""
+    return ", ".join(md(_level(file.level)) for file in release.artifacts if file.imatrix == matrix.sha256)
+
+
 def _heading(name: str) -> str:
     """A metric's title; fractions are shown in %."""
     metric = METRICS[name]
@@ -212,17 +220,16 @@ def _file_link(release: Release, file: Artifact) -> str:
     return _link(_level(file.level), _url(release.target, "blob", "main", name) or quote(f"./{name}"))
 
 
-def _on_hub(release: Release) -> bool:
+def _on_hub(text: EvalSet | None) -> bool:
     """Whether the text is a Hub dataset: then its revision is a commit, and a file's is a SHA-256."""
-    text = release.evalset
     return bool(text and _DATASET_ID.fullmatch(text.dataset) and _COMMIT.fullmatch(text.revision))
 
 
-def _dataset_link(release: Release) -> str:
-    if not release.evalset:
+def _dataset_link(text: EvalSet | None) -> str:
+    if not text:
         return ""
-    name, revision = release.evalset.dataset, release.evalset.revision
-    return _link(place(name, keep_id=True), _url(name, "tree", revision, kind="datasets/") if _on_hub(release) else "")
+    url = _url(text.dataset, "tree", text.revision, kind="datasets/") if _on_hub(text) else ""
+    return _link(place(text.dataset, keep_id=True), url)
 
 
 # --- front matter ---
@@ -243,7 +250,7 @@ def front_matter(release: Release) -> str:
         "license_name": slugs.get("license_name"),
         "license_link": _license_link(release, known.get("license_link", "")),
         "language": [code for code in known["language"] if _SLUG.fullmatch(code)],
-        "datasets": [release.evalset.dataset] if release.evalset and _on_hub(release) else [],
+        "datasets": [release.evalset.dataset] if release.evalset and _on_hub(release.evalset) else [],
         "tags": ["gguf", "llama.cpp", "quantized", "hubq", *["conversational"] * known["chat_template"]],
         "quantized_by": "hubq",
         "model-index": _model_index(release),

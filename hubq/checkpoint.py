@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,40 +167,56 @@ def few(names: list[str], most: int = 4) -> str:
 
 
 class Checkpoint:
-    """The tensors of a model on disk, mapped. Use as a context manager, or call close()."""
+    """The tensors of a model on disk. Use as a context manager, or call close().
+
+    A shard is mapped when it is first read and let go with its last tensor: hundreds of them need neither memory nor handles.
+    """
 
     def __init__(self, folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
         self.tensors = dict(tensors)
+        self._folder = folder
         self._maps: dict[str, mmap.mmap] = {}
-        for path in sorted({tensor.path for tensor in tensors.values()}):
-            with open(folder / path, "rb") as file:
-                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._lock = threading.Lock()
+        self._needed = Counter(tensor.path for tensor in tensors.values())
 
     def read(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
-        """Rows of one tensor as float32, decoded exactly. `rows` selects along the first axis (None: all)."""
+        """Rows of one tensor as float32, decoded exactly: `rows` (None: all) of a vector's entries, a matrix's rows, or the
+        rows of all matrices of a stack, one after another."""
         tensor = self.tensors[name]
         raw = np.frombuffer(
-            self._maps[tensor.path],
+            self._map(tensor.path),
             dtype={"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype],
             count=math.prod(tensor.shape),
             offset=tensor.start,
-        ).reshape(tensor.shape)
-        raw = raw if rows is None else raw[rows]
+        )
+        if rows is None:
+            raw = raw.reshape(tensor.shape)
+        else:
+            raw = (raw.reshape(-1, tensor.shape[-1]) if len(tensor.shape) > 1 else raw)[rows]
         if tensor.dtype == "BF16":
             return np.asarray(raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)
 
+    def _map(self, path: str) -> mmap.mmap:
+        with self._lock:
+            if path not in self._maps:
+                with open(self._folder / path, "rb") as file:
+                    self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return self._maps[path]
+
     def release(self, name: str) -> None:
-        """Let the system drop a tensor's pages from memory; they are read again when needed."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            tensor = self.tensors[name]
+        """Say that a tensor will not be read (again): its pages leave memory, and its shard is unmapped if it was the last."""
+        tensor = self.tensors[name]
+        with self._lock:
+            self._needed[tensor.path] -= 1
+            mapped = self._maps.get(tensor.path) if self._needed[tensor.path] else self._maps.pop(tensor.path, None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             start = tensor.start - tensor.start % mmap.PAGESIZE
-            self._maps[tensor.path].madvise(mmap.MADV_DONTNEED, start, tensor.stop - start)
+            mapped.madvise(mmap.MADV_DONTNEED, start, tensor.stop - start)
 
     def close(self) -> None:
         """Unmap the files. Arrays read before stay valid: they are copies."""
-        for mapped in self._maps.values():
-            mapped.close()
+        self._maps.clear()  # each goes with the last array that looks into it
 
     def __enter__(self) -> Checkpoint:
         return self

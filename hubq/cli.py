@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from hubq import __version__
 from hubq.errors import HubqError, Usage
+
+if TYPE_CHECKING:
+    from hubq.formats.gguf.recipe import Custom
+    from hubq.text import TextSpec
 
 app = typer.Typer(
     name="hubq",
@@ -55,6 +60,26 @@ def publish(
     windows: Annotated[str, typer.Option(help="How many windows of 512 tokens to score, or all.")] = "32",
     seed: Annotated[int, typer.Option(min=0, help="Chooses the windows.")] = 0,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Publish without measuring.")] = False,
+    imatrix: Annotated[
+        str, typer.Option(help="Importance matrix: none, a file (GGUF or .dat), or auto to compute one from --calibration.")
+    ] = "none",
+    calibration: Annotated[
+        str, typer.Option(help="Text for --imatrix auto: ID:config:split on the Hub, or a .txt, .jsonl or .parquet file.")
+    ] = "Salesforce/wikitext:wikitext-2-raw-v1:train",
+    calibration_windows: Annotated[str, typer.Option(help="How many windows of 512 tokens of it to use, or all.")] = "128",
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(help="REGEX=TYPE: store the tensors whose names match so; may be repeated.")
+    ] = None,
+    tensor_type_file: Annotated[Path | None, typer.Option(help="A file of REGEX=TYPE, as llama-quantize takes it.")] = None,
+    output_tensor_type: Annotated[str | None, typer.Option(help="Storage type of the output matrix.")] = None,
+    token_embedding_type: Annotated[str | None, typer.Option(help="Storage type of the token embeddings.")] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="Store all matrices in the level's base type.")] = False,
+    split_max_size: Annotated[
+        str | None, typer.Option(help="Most bytes of one file, as 300M or 2G; larger ones are split.")
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Build, measure, push and delete one level after another, for small disks.")
+    ] = False,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
@@ -69,11 +94,28 @@ def publish(
         from hubq.release import publish as run
         from hubq.store import Store, default_root
 
-        chosen = parse_levels(levels)
+        weigh = _imatrix(imatrix, calibration, text_field, calibration_windows, seed)
+        chosen = parse_levels(levels, matrix=weigh is not None)
         text = None if no_eval else _text(dataset, split, text_field, windows, seed)
-        command = _command(",".join(level.name.lower() for level in chosen), dataset, split, text_field, windows, seed, no_eval)
-        store = Store(work_dir or default_root())
-        request = Request(model, chosen, store, to, hub, text, private, command)
+        custom, split_size = _custom(
+            tensor_type, tensor_type_file, output_tensor_type, token_embedding_type, pure, split_max_size
+        )
+        request = Request(
+            model=model,
+            levels=chosen,
+            store=Store(work_dir or default_root()),
+            to=to,
+            hub=hub,
+            text=text,
+            imatrix=weigh,
+            custom=custom,
+            split=split_size,
+            stream=stream,
+            private=private,
+            command=_command(dataset, split, text_field, windows, seed, no_eval),
+            options=_options(custom, split_max_size),
+            imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
+        )
         if dry_run:
             ui.show_plan(plan(request), as_json)
             return
@@ -82,24 +124,72 @@ def publish(
         ui.show_result(result, as_json)
 
 
-def _text(dataset: str, split: str, field: str, windows: str, seed: int) -> Any:
+def _text(dataset: str, split: str, field: str, windows: str, seed: int, option: str = "--windows") -> TextSpec:
     from hubq.text import TextSpec
 
     if windows != "all" and not (windows.isdecimal() and int(windows) >= 2):
-        raise Usage(f"--windows {windows}: not a number of at least 2, nor all", "32 are plenty for a first look")
+        raise Usage(f"{option} {windows}: not a number of at least 2, nor all", "32 are plenty for a first look")
     name, config = (dataset, None) if Path(dataset).exists() else (dataset.partition(":")[0], dataset.partition(":")[2] or None)
     return TextSpec(name, config, split, field, None if windows == "all" else int(windows), seed=seed)
 
 
-def _command(levels: str, dataset: str, split: str, field: str, windows: str, seed: int, no_eval: bool) -> str:
-    """The command that makes the release again; {model} stands for the pinned source, and a local text goes by its name."""
-    if no_eval:
-        return f"hubq publish {{model}} --levels {levels} --no-eval"
-    if Path(dataset).exists():
-        text = f"--dataset {Path(dataset).name} --text-field {field} --windows {windows} --seed {seed}"
-    else:
-        text = f"--dataset {dataset} --split {split} --text-field {field} --windows {windows} --seed {seed}"
-    return f"hubq publish {{model}} --levels {levels} {text}"
+def _imatrix(imatrix: str, calibration: str, field: str, windows: str, seed: int) -> Path | TextSpec | None:
+    if imatrix == "none":
+        return None
+    if imatrix != "auto":
+        if not Path(imatrix).is_file():
+            raise Usage(f"--imatrix {imatrix}: there is no such file", "give a file, auto or none")
+        return Path(imatrix)
+    dataset, _, split = (calibration, "", "") if Path(calibration).exists() else calibration.rpartition(":")
+    return _text(dataset or calibration, split or "train", field, windows, seed, "--calibration-windows")
+
+
+def _custom(
+    tensor_types: list[str] | None, file: Path | None, output: str | None, embedding: str | None, pure: bool, split: str | None
+) -> tuple[Custom | None, int | None]:
+    """The recipe that the options change, if they do, and the most bytes of a file."""
+    from hubq.formats.gguf.recipe import Custom, parse_tensor_type, parse_type, read_tensor_types
+    from hubq.formats.gguf.split import parse_size
+
+    chosen = Custom(
+        (*map(parse_tensor_type, tensor_types or ()), *(read_tensor_types(file) if file else ())),
+        parse_type(output) if output else None,
+        parse_type(embedding) if embedding else None,
+        pure,
+    )
+    return (None if chosen == Custom() else chosen), (parse_size(split) if split else None)
+
+
+def _options(custom: Custom | None, split: str | None) -> str:
+    """How the command line says what shapes files besides levels and importance matrix; a file's recipe is written out."""
+    words = [] if split is None else ["--split-max-size", split]
+    if custom:
+        for pattern, kind in custom.tensor_types:
+            words += ["--tensor-type", f"{pattern}={kind}"]
+        words += ["--output-tensor-type", custom.output] if custom.output else []
+        words += ["--token-embedding-type", custom.embedding] if custom.embedding else []
+        words += ["--pure"] if custom.pure else []
+    return shlex.join(words)
+
+
+def _imatrix_options(imatrix: str, calibration: str, field: str, windows: str, seed: int) -> str:
+    """How the command line says which importance matrix; local files go by their names."""
+    if imatrix == "none":
+        return ""
+    if imatrix != "auto":
+        return shlex.join(["--imatrix", Path(imatrix).name])
+    text = Path(calibration).name if Path(calibration).exists() else calibration
+    return shlex.join(["--imatrix", "auto", "--calibration", text, "--calibration-windows", windows])
+
+
+def _command(dataset: str, split: str, field: str, windows: str, seed: int, no_eval: bool) -> str:
+    """The command that makes the release again; {model} stands for the pinned source, {build} for levels and their options.
+
+    A local text goes by its name.
+    """
+    words = ["--dataset", Path(dataset).name] if Path(dataset).exists() else ["--dataset", dataset, "--split", split]
+    words += ["--text-field", field, "--windows", windows, "--seed", str(seed)]
+    return f"hubq publish {{model}} {{build}} {'--no-eval' if no_eval else shlex.join(words)}"
 
 
 @app.command()

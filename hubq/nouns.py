@@ -69,11 +69,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One way of storing weights, written `format:name` everywhere: `gguf:Q4_K_M`. `bits` are the nominal bits per weight."""
+    """One way of storing weights, written `format:name` everywhere: `gguf:Q4_K_M`.
+
+    `bits` are the nominal bits per weight; `needs_matrix` says whether it is made with an importance matrix only.
+    """
 
     id: str
     bits: float
     summary: str
+    needs_matrix: bool = False
 
     @property
     def format(self) -> str:
@@ -102,7 +106,9 @@ class Recipe:
 class Artifact:
     """A finished file: `size` in bytes, `weights` stored in it, `types` the tensors of each storage type.
 
-    `key` is that of the recipe and the inputs that made it.
+    `key` is that of the recipe and the inputs that made it, `options` how the command line wrote what shaped it besides the
+    level, `imatrix` the SHA-256 of the importance matrix that weighed its errors (None: none did). Of a level split into
+    several files, `parts` are those, `path` the first, `size` that of all, and `sha256` that of their hashes in a row.
     """
 
     level: str
@@ -113,6 +119,14 @@ class Artifact:
     types: Mapping[str, int]
     fallbacks: int
     key: str
+    parts: tuple[RepoFile, ...] = ()
+    imatrix: str | None = None
+    options: str = ""
+
+    @property
+    def files(self) -> tuple[RepoFile, ...]:
+        """What it consists of, by the files' names: itself, or its parts."""
+        return self.parts or (RepoFile(self.path.name, self.size, self.sha256),)
 
     @property
     def bits_per_weight(self) -> float:
@@ -163,11 +177,29 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportanceMatrix:
+    """What says how much an error in each column of a weight counts, by the facts that pin it.
+
+    `file` is its name, `datasets` what it says it was made from, `entries` the tensors in it, made from `chunks` of
+    `chunk_size` tokens. `text` pins the calibration text where hubq computed it (None: the matrix was given).
+    """
+
+    file: str
+    sha256: str
+    datasets: tuple[str, ...]
+    entries: int
+    chunks: int
+    chunk_size: int
+    text: EvalSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Everything a card tells: the pinned source, the files, the numbers and the versions that made them.
 
-    `weights` counts the model's parameters; `versions` maps package name to version; `machine` describes where the numbers
-    were measured; `command` makes the release again.
+    `weights` counts the model's parameters; `imatrices` are those that files were made with; `versions` maps package name to
+    version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
+    levels and their options, see record.commands.
     """
 
     source: str
@@ -182,3 +214,4 @@ class Release:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
     command: str = ""
+    imatrices: tuple[ImportanceMatrix, ...] = ()

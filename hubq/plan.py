@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from hubq import checkpoint
 from hubq.errors import BadSource, HubError, Usage
-from hubq.formats import open_format
+from hubq.formats import Expected, Options, open_format
 from hubq.hub import Hub, connect
-from hubq.nouns import Artifact, Level, Snapshot
+from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Snapshot, Source
 from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
 if TYPE_CHECKING:
-    from hubq.text import TextSpec
+    from hubq.formats.gguf.recipe import Custom
+    from hubq.text import TextSpec, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,10 @@ class Request:
     """What a person asks for.
 
     `model` is a Hub id with an optional @revision, or a folder; `hub` a folder to look for ids in, instead of the Hub; `to` a
-    Hub id or a folder that acts as a hub (None: the user's account on the Hub); without `text` nothing is measured.
+    Hub id or a folder that acts as a hub (None: the user's account on the Hub); without `text` nothing is measured. `imatrix`
+    is the file of an importance matrix, or the text to compute one from. `custom` and `split` are those of formats.Options;
+    with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the release again, and
+    `options` and `imatrix_options` are what the command line said of recipe and matrix.
     """
 
     model: str
@@ -39,18 +43,25 @@ class Request:
     to: str | None = None
     hub: Path | None = None
     text: TextSpec | None = None
+    imatrix: Path | TextSpec | None = None
+    custom: Custom | None = None
+    split: int | None = None
+    stream: bool = False
     private: bool = False
     command: str = ""
+    options: str = ""
+    imatrix_options: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One level of a plan: the file's name and exact size, its key, and the finished file if the store has it."""
+    """One level of a plan: the file's name and exact size, its key, its options, and the finished file if the store has it."""
 
     level: Level
     file: str
     size: int
     key: str
+    options: str
     artifact: Artifact | None
 
 
@@ -58,7 +69,9 @@ class Item:
 class Plan:
     """What publishing will do with the model at `hub`.
 
-    In bytes: `download` is not on this machine yet, `write` is to be built, `free` on its disk.
+    In bytes: `download` is not on this machine yet, `write` is to be built, `need` the most that all of it takes of the disk
+    at a time, `free` on that disk. `imatrix` pins the importance matrix in `imatrix_file`: both are None where there is none,
+    or it is still to be computed from the text `calibration` and kept under `imatrix_key`.
     """
 
     hub: Hub
@@ -71,9 +84,14 @@ class Plan:
     target: str
     download: int
     write: int
+    need: int
     free: int
     format: ModuleType
     blueprint: Any
+    imatrix: ImportanceMatrix | None = None
+    imatrix_file: Path | None = None
+    imatrix_key: str = ""
+    calibration: Windows | None = None
 
     @property
     def name(self) -> str:
@@ -139,13 +157,18 @@ def plan_in(aside: Path, request: Request) -> Plan:
     index = fetch(checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
     stored = checkpoint.merge((_header(hub, snapshot, path) for path in shards), index)
     module = open_format(request.levels[0].format)
-    blueprint = module.plan(repo, aside, config, stored, request.levels)
+    wanted = {*small, *shards}
+    inputs = {file.path: file.sha256 or file.blob for file in snapshot.files if file.path in wanted}
+    matrix = _importance(request, module, Source(repo, snapshot.commit, aside, config, {}, ()), inputs)
+    options = Options(matrix.options, request.custom, request.split)
+    blueprint = module.plan(repo, aside, config, stored, request.levels, options)
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
     front["chat_template"] = blueprint.has_chat_template
-    wanted = {*small, *shards}
-    inputs = {file.path: file.sha256 or file.blob for file in snapshot.files if file.path in wanted}
-    items = tuple(_item(request, module, repo, inputs, blueprint.sizes, level) for level in request.levels)
+    items = tuple(_item(request, module, repo, inputs, blueprint, level, matrix) for level in request.levels)
+    sizes = [item.size for item in items if item.artifact is None]
+    download = sum(snapshot.size(path) for path in inputs if not hub.cached(snapshot, path))
+    disk = _existing(request.store.root)
     return Plan(
         hub=hub,
         snapshot=snapshot,
@@ -155,12 +178,60 @@ def plan_in(aside: Path, request: Request) -> Plan:
         shards=shards,
         items=items,
         target=_target_name(request, _name(repo)),
-        download=sum(snapshot.size(path) for path in inputs if not hub.cached(snapshot, path)),
-        write=sum(item.size for item in items if item.artifact is None),
-        free=shutil.disk_usage(_existing(request.store.root)).free,
+        download=download,
+        write=sum(sizes),
+        need=(max(sizes, default=0) if request.stream else sum(sizes)) + (download if _same_disk(hub, disk) else 0),
+        free=shutil.disk_usage(disk).free,
         format=module,
         blueprint=blueprint,
+        imatrix=matrix.facts,
+        imatrix_file=matrix.file,
+        imatrix_key=matrix.key,
+        calibration=matrix.calibration,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Importance:
+    """The importance matrix of a plan: what the format is told, its facts, key and file, and the text that it is made from."""
+
+    options: Any = None
+    facts: ImportanceMatrix | None = None
+    key: str = ""
+    file: Path | None = None
+    calibration: Windows | None = None
+
+
+def _importance(request: Request, module: ModuleType, source: Source, inputs: Mapping[str, Any]) -> _Importance:
+    if request.imatrix is None:
+        return _Importance()
+    if isinstance(request.imatrix, Path):
+        read = module.read_imatrix(request.imatrix)
+        return _Importance(read, imatrix_facts(read, None), read.sha256, request.imatrix)
+    from hubq import text
+
+    windows = text.windows(source, request.imatrix)
+    found = windows.evalset
+    versions = {name: metadata.version(name) for name in ("numpy", "torch", "transformers")}
+    matrix_key = key({"inputs": inputs, "calibration": asdict(found), "versions": versions})
+    if path := request.store.imatrix(matrix_key):
+        read = module.read_imatrix(path)
+        return _Importance(read, imatrix_facts(read, found), matrix_key, path, windows)
+    names = [found.dataset, found.config or "", found.split]
+    expected = Expected(f"{_name(source.repo)}-imatrix.gguf", (":".join(filter(None, names)),), found.windows, found.length)
+    return _Importance(expected, None, matrix_key, None, windows)
+
+
+def imatrix_facts(imatrix: Any, text: EvalSet | None) -> ImportanceMatrix:
+    """What pins an importance matrix that was read, and the text that it was computed from if that is known."""
+    names = ("file", "sha256", "datasets", "chunks", "chunk_size")
+    return ImportanceMatrix(**{name: getattr(imatrix, name) for name in names}, entries=len(imatrix.entries), text=text)
+
+
+def _same_disk(hub: Hub, disk: Path) -> bool:
+    """Whether what the hub downloads lands on the disk of the store."""
+    cache = hub.cache()
+    return cache is not None and _existing(cache).stat().st_dev == disk.stat().st_dev
 
 
 def _header(hub: Hub, snapshot: Snapshot, path: str) -> dict[str, checkpoint.StoredTensor]:
@@ -168,12 +239,30 @@ def _header(hub: Hub, snapshot: Snapshot, path: str) -> dict[str, checkpoint.Sto
 
 
 def _item(
-    request: Request, module: ModuleType, repo: str, inputs: Mapping[str, Any], sizes: Mapping[str, int], level: Level
+    request: Request,
+    module: ModuleType,
+    repo: str,
+    inputs: Mapping[str, Any],
+    blueprint: Any,
+    level: Level,
+    matrix: _Importance,
 ) -> Item:
-    made_by = {"format": module.VERSION, "gguf": metadata.version("gguf")}
-    recipe_key = key({"level": level.id, "repo": repo, "inputs": inputs, **made_by})
+    weighted = level.id in blueprint.weighted
+    facts: dict[str, Any] = {
+        "level": level.id,
+        "repo": repo,
+        "inputs": inputs,
+        "custom": request.custom and asdict(request.custom),
+    }
+    facts |= {"split": request.split, "imatrix": matrix.key if weighted else None}
+    facts |= {"format": module.VERSION, "gguf": metadata.version("gguf")}
+    recipe_key = key(facts)
+    options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options]))
+    artifact = request.store.artifact(recipe_key, check=False)
+    if artifact and weighted and artifact.imatrix != (matrix.facts.sha256 if matrix.facts else None):
+        artifact = None  # made with a matrix that is lost
     file = module.file_name(_name(repo), level)
-    return Item(level, file, sizes[level.id], recipe_key, request.store.artifact(recipe_key, check=False))
+    return Item(level, file, blueprint.sizes[level.id], recipe_key, options, artifact)
 
 
 def _name(repo: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hubq.errors import BadSource, Unsupported
-from hubq.nouns import Artifact, EvalSet, Measurement, Release, Snapshot
+from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Measurement, Release, RepoFile, Snapshot
 from hubq.source import HUB_ID
 
-SCHEMA = 1
+SCHEMA = 2
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,7 +56,24 @@ def record(release: Release) -> dict[str, Any]:
         "versions": dict(sorted(release.versions.items())),
         "machine": release.machine,
         "command": release.command,
+        "imatrices": [_matrix_record(matrix) for matrix in release.imatrices],
     }
+
+
+def commands(release: Release) -> list[str]:
+    """The commands that make the release again: one for all levels that were made with the same options."""
+    if "{build}" not in release.command:
+        return [release.command] if release.command else []
+    groups: dict[str, list[str]] = {}
+    for file in release.artifacts:
+        groups.setdefault(file.options, []).append(file.level.partition(":")[2].lower())
+    builds = [f"--levels {','.join(levels)} {options}".strip() for options, levels in groups.items()]
+    return [release.command.replace("{build}", build) for build in builds]
+
+
+def _matrix_record(matrix: ImportanceMatrix) -> dict[str, Any]:
+    text = _evalset_record(matrix.text) if matrix.text else None
+    return asdict(matrix) | {"file": place(matrix.file), "datasets": list(matrix.datasets), "text": text}
 
 
 def _evalset_record(text: EvalSet) -> dict[str, Any]:
@@ -70,6 +87,9 @@ def _file_record(file: Artifact) -> dict[str, Any]:
         "types": dict(sorted(file.types.items())),
         "fallbacks": file.fallbacks,
         "key": file.key,
+        "imatrix": file.imatrix,
+        "options": file.options,
+        "parts": [{"path": part.path, "size": part.size, "sha256": part.sha256} for part in file.parts],
     }
 
 
@@ -121,16 +141,23 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         return release
     hashes = {file.path: file.sha256 for file in listed.files}
     made = {file.level: file.sha256 for file in release.artifacts}
-    kept = [file for file in before.artifacts if file.level not in made and hashes.get(file.path.name) == file.sha256]
+    kept = [
+        file
+        for file in before.artifacts
+        if file.level not in made and all(hashes.get(part.path) == part.sha256 for part in file.files)
+    ]
     made |= {file.level: file.sha256 for file in kept}
     same = {file.level for file in before.artifacts if made.get(file.level) == file.sha256} | {"reference"}
     measured = {(row.level, row.engine) for row in release.measurements}
     rows = [row for row in before.measurements if row.level in same and (row.level, row.engine) not in measured]
     if release.evalset not in (None, before.evalset):
         rows = []
+    matrices = {matrix.sha256: matrix for matrix in (*before.imatrices, *release.imatrices)}
+    used = {file.imatrix for file in (*release.artifacts, *kept)}
     return replace(
         release,
         artifacts=(*release.artifacts, *kept),
+        imatrices=tuple(matrix for sha256, matrix in matrices.items() if sha256 in used),
         measurements=(*release.measurements, *rows),
         evalset=before.evalset if rows else release.evalset,
         versions={**before.versions, **release.versions} if rows else release.versions,
@@ -156,7 +183,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         }
         for row in raw["measurements"]
     ]
-    same = ("architecture", "weights", "target", "card", "evalset", "versions", "machine", "command")
+    same = ("architecture", "weights", "target", "card", "evalset", "versions", "machine", "command", "imatrices")
     return {name: raw[name] for name in same} | {
         "source": raw["source"]["repo"],
         "commit": raw["source"]["commit"],
@@ -167,11 +194,18 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _check(release: Release) -> None:
     for file in release.artifacts:
-        name = str(file.path)
-        if PurePosixPath(name).name != name or "\\" in name or plain(name) != name:
-            raise ValueError(f"{name!r} is not the name of a file")
-        if file.size < 0 or file.weights <= 0 or not SHA256.fullmatch(file.sha256):
-            raise ValueError(f"{name} has an impossible size, number of weights or SHA-256")
+        for part in (RepoFile(str(file.path), file.size, file.sha256), *file.parts):
+            if not _is_name(part.path):
+                raise ValueError(f"{part.path!r} is not the name of a file")
+            if part.size < 0 or file.weights <= 0 or not SHA256.fullmatch(part.sha256 or ""):
+                raise ValueError(f"{part.path} has an impossible size, number of weights or SHA-256")
+    for matrix in release.imatrices:
+        if not (_is_name(matrix.file) and SHA256.fullmatch(matrix.sha256)):
+            raise ValueError(f"{matrix.file!r} is not the name of a file with a SHA-256")
+
+
+def _is_name(text: str) -> bool:
+    return PurePosixPath(text).name == text and "\\" not in text and plain(text) == text
 
 
 def _first_problem(error: Exception) -> str:

@@ -41,15 +41,22 @@ def load(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -
     returns logits [T - 1 - first, V], float32: those at positions first to T - 2, which predict ids first + 1 to T - 1. Raises
     Unsupported for a kind of model that transformers does not have, BadSource for a config or tensors that do not fit it.
     """
+    with load_model(config, tensors) as model:
+        yield lambda ids, first: _logits(model, ids, first, model.device)
+
+
+@contextmanager
+def load_model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[Any]:
+    """The transformers model of a config and tensors, in float32, on the GPU if there is one; as `load` says."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("highest")  # no TF32
     logging.set_verbosity_error()
     model = _hollow(config)
     _fill(model, tensors, device)
     try:
-        yield lambda ids, first: _logits(model, ids, first, device)
+        yield model
     finally:
-        model.to("meta")  # frees the weights, whoever still holds the callable
+        model.to("meta")  # frees the weights, whoever still holds the model
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

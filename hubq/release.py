@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +16,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hubq import __version__, card, checkpoint
-from hubq.errors import HubqError
+from hubq.errors import HubqError, Usage
 from hubq.hub import Hub
 from hubq.nouns import Artifact, Release, Source
-from hubq.plan import Plan, Request, destination, plan_in
+from hubq.plan import Plan, Request, destination, imatrix_facts, plan_in
 from hubq.record import merge, read_record
 from hubq.source import used
 from hubq.store import key
@@ -33,7 +32,7 @@ SPARE = 64 << 20  # bytes of disk left free beside what is written
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step`: plan, pull, build, measure or push.
+    """Progress of a `step`: plan, pull, calibrate, build, measure or push.
 
     `label` is a file, a level or "level engine"; `result` what came out of it.
     """
@@ -65,23 +64,73 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
         tell(Event("plan", result=planned))
         hub, repo = destination(request.to, planned.name)
         hub.check_writable(repo)
-        if planned.write and planned.free < planned.write + SPARE:
+        if planned.write and planned.free < planned.need + SPARE:
             raise HubqError(
-                f"the levels need {planned.write / 1e9:.2f} GB and {request.store.root} has {planned.free / 1e9:.2f} GB free",
-                "name fewer levels, or choose another disk with --work-dir",
+                f"this takes {planned.need / 1e9:.2f} GB and {request.store.root} has {planned.free / 1e9:.2f} GB free",
+                "name fewer levels, do one after another with --stream, or choose another disk with --work-dir",
             )
         windows = _read_text(request, planned, Path(aside))
         source = _pull(planned, tell)
-        artifacts = _build(request, planned, source, tell)
-        release = _describe(request, planned, source, artifacts, repo)
-        if windows is not None:
-            release = _measure(request, planned, source, release, windows, tell)
-        hub.ensure(repo, request.private)
-        release = _with_earlier_levels(hub, repo, release, planned.format)
-        files = card.files(release, planned.format.usage(release))
-        payload: dict[str, Path | bytes] = {artifact.path.name: artifact.path for artifact in artifacts}
-        message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
-        pushed = hub.push(repo, {**payload, **files}, message, lambda path, done, size: tell(Event("push", path, done, size)))
+        planned = _with_imatrix(request, planned, source, tell)
+        job = _Job(request, source, windows, hub, repo, tell)
+        return _stream(job, planned) if request.stream else _publish(job, planned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What stays the same from level to level. `known` are the reference's distributions, see score.measure."""
+
+    request: Request
+    source: Source
+    windows: Windows | None
+    hub: Hub
+    repo: str
+    tell: Tell
+    known: list[Any] = field(default_factory=list)
+
+
+def _stream(job: _Job, planned: Plan) -> Result:
+    """Publish one level after another, each in a commit of its own, and keep no file; levels that are there are left alone."""
+    job.hub.ensure(job.repo, job.request.private)
+    there = _published(job.hub, job.repo)
+    measured = there and (job.windows is None or there.evalset == job.windows.evalset)
+    keys = {file.key for file in there.artifacts} if there and measured else set()
+    left = [item for item in planned.items if item.key not in keys]
+    for item in left[:-1]:
+        _publish(job, replace(planned, items=(item,)))
+        job.request.store.drop(item.key)
+    result = _publish(job, replace(planned, items=tuple(left[-1:])))
+    for item in left[-1:]:
+        job.request.store.drop(item.key)
+    return result
+
+
+def _published(hub: Hub, repo: str) -> Release | None:
+    """What release.json tells of a repository, without files that are not there any more; None where there is none."""
+    head = hub.snapshot(repo)
+    if not head.file("release.json"):
+        return None
+    before = read_record(hub.read(head, "release.json"))
+    return merge(replace(before, artifacts=(), measurements=()), before, head)
+
+
+def _publish(job: _Job, planned: Plan) -> Result:
+    """Build, measure and push a plan's levels in one commit, with the card of all levels that are there then."""
+    request, source, hub, repo, tell = job.request, job.source, job.hub, job.repo, job.tell
+    artifacts = _build(request, planned, source, tell)
+    release = _describe(request, planned, source, artifacts, repo)
+    if job.windows is not None and artifacts:
+        release = _measure(job, planned, release, job.windows)
+    hub.ensure(repo, request.private)
+    release = _with_earlier_levels(hub, repo, release, planned.format)
+    files = card.files(release, planned.format.usage(release))
+    payload: dict[str, Path | bytes] = {
+        file.path: artifact.path.with_name(file.path) for artifact in artifacts for file in artifact.files
+    }
+    if release.imatrices and planned.imatrix in release.imatrices and planned.imatrix_file:
+        payload[planned.imatrix_file.name] = planned.imatrix_file
+    message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
+    pushed = hub.push(repo, {**payload, **files}, message, lambda path, done, size: tell(Event("push", path, done, size)))
     return Result(release, planned.target, pushed.commit, files)
 
 
@@ -90,9 +139,7 @@ def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleTy
     head = hub.snapshot(repo)
     merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
     order = {level.id: place for place, level in enumerate(module.LEVELS.values())}
-    artifacts = tuple(sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order))))
-    levels = ",".join(file.level.partition(":")[2].lower() for file in artifacts)
-    return replace(merged, artifacts=artifacts, command=re.sub(r"--levels \S+", f"--levels {levels}", merged.command))
+    return replace(merged, artifacts=tuple(sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))))
 
 
 def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
@@ -102,7 +149,40 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
     from hubq import text
 
     snapshot = planned.snapshot
-    return text.windows(Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, ()), request.text)
+    windows = text.windows(Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, ()), request.text)
+    if planned.calibration and (shared := text.shared_runs(windows, planned.calibration)):
+        raise Usage(
+            f"the text to measure on repeats {shared:,} runs of 64 tokens of the calibration text",
+            "numbers on what the files were fitted to mean little: choose another text with --calibration or --dataset",
+        )
+    return windows
+
+
+def _with_imatrix(request: Request, planned: Plan, source: Source, tell: Tell) -> Plan:
+    """The plan with the importance matrix computed, if it needs one that is not there."""
+    windows, module = planned.calibration, planned.format
+    if windows is None or planned.imatrix or not planned.blueprint.weighted:
+        return planned
+    from hubq import calibrate, reference
+
+    name = planned.blueprint.imatrix.file
+    with reference.load_model(source.config, reference.source_weights(source)) as model:
+        activations = calibrate.collect(
+            model,
+            module.calibrated(planned.blueprint),
+            windows.ids,
+            lambda done: tell(Event("calibrate", name, done, len(windows.ids))),
+        )
+    path = request.store.keep_imatrix(
+        planned.imatrix_key, name, lambda path: module.write_imatrix(planned.blueprint, activations, path)
+    )
+    made = module.read_imatrix(path)
+    return replace(
+        planned,
+        blueprint=module.with_imatrix(planned.blueprint, made),
+        imatrix=imatrix_facts(made, windows.evalset),
+        imatrix_file=path,
+    )
 
 
 def _pull(planned: Plan, tell: Tell) -> Source:
@@ -132,7 +212,8 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
             checkpoint.open_checkpoint(source.folder, [file.path for file in source.files]) as opened,
         ):
             for artifact in planned.format.build(planned.blueprint, opened, paths, progress):
-                kept = store.keep(replace(artifact, key=missing[artifact.level].key))
+                item = missing[artifact.level]
+                kept = store.keep(replace(artifact, key=item.key, options=item.options))
                 found[artifact.level] = kept
                 tell(Event("build", artifact.level, artifact.size, artifact.size, kept))
     return tuple(found[item.level.id] for item in planned.items)
@@ -161,6 +242,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         artifacts=artifacts,
         versions={"hubq": __version__, **{name: metadata.version(name) for name in packages}},
         command=request.command.replace("{model}", _again(source)),
+        imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
     )
 
 
@@ -171,12 +253,12 @@ def _again(source: Source) -> str:
     return f"{source.repo}@{source.commit}" if len(source.commit) == 40 else f"{source.repo} --hub FOLDER"
 
 
-def _measure(request: Request, planned: Plan, source: Source, release: Release, windows: Windows, tell: Tell) -> Release:
+def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
     """The release with its measurements: those that the store holds, and the missing ones."""
     from hubq import reference, score
     from hubq.metrics import METRICS_VERSION
 
-    store, module = request.store, planned.format
+    store, module, source, tell = job.request.store, planned.format, job.source, job.tell
     wanted = [(artifact, engine) for engine in module.engines() for artifact in release.artifacts]
 
     computing = {"config.json", *planned.shards}
@@ -202,6 +284,7 @@ def _measure(request: Request, planned: Plan, source: Source, release: Release, 
             lambda: reference.load(source.config, reference.source_weights(source)),
             missing,
             progress=lambda label, done, total: tell(Event("measure", label, done, total)),
+            known=job.known,
         ):
             pair = (measurement.level, measurement.engine)
             store.keep_measurement(keys[pair], measurement)

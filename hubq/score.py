@@ -55,12 +55,14 @@ def measure(
     variants: Mapping[tuple[str, str], Open],
     budget: int = BUDGET,
     progress: Progress = lambda label, done, total: None,
+    known: list[tuple[Kept, np.ndarray]] | None = None,
 ) -> Iterator[Measurement]:
     """Score all windows with the reference and with each variant; yield each one's measurement as soon as it is complete.
 
     `variants` maps (level, engine) to what opens it; an opened model maps ids [T] and `first` to float32 logits
     [T - 1 - first, V]. `budget` bounds the kept log-probabilities, in bytes: where they exceed it, every model is loaded
-    again for each batch. `progress` hears "level engine", the windows done and all windows. Raises HubqError where logits
+    again for each batch; where it holds them all, they stay in `known` for the next call. `progress` hears "level engine", the
+    windows done and all windows. Raises HubqError where logits
     are not finite, or not over the reference's vocabulary.
     """
     total = len(windows.ids)
@@ -68,10 +70,11 @@ def measure(
     seen: dict[tuple[str, str], list[Columns]] = {key: [] for key in variants}
     while len(truth) < total:
         start = len(truth)
-        kept = []
-        for window, nll in _reference(windows.ids, start, reference, budget, progress):
-            kept.append(window)
-            truth.append(nll)
+        batch = known or list(_reference(windows.ids, start, reference, budget, progress))
+        kept = [window for window, _ in batch]
+        truth += [nll for _, nll in batch]
+        if known is not None and len(batch) == total:
+            known[:] = batch
         if len(truth) == total:
             yield Measurement(*REFERENCE, estimates(itself(np.stack(truth), windows.bytes), paired=False))
         for key, opened in variants.items():

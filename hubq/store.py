@@ -2,6 +2,7 @@
 
     ROOT/artifacts/KEY/{FILE, record.json}     an Artifact; the folder appears by one rename, complete and fsynced
     ROOT/measurements/KEY.json                 a Measurement
+    ROOT/imatrices/KEY/FILE                    an importance matrix; the folder appears as those of artifacts do
     ROOT/artifacts/KEY.part/                   being written; left behind by a killed run, wiped by the next
 
 A key is the SHA-256 of everything that the content depends on. What is found is checked against its record before it is used.
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 from hubq.disk import sync
 from hubq.errors import HubqError
-from hubq.nouns import Artifact, Estimate, Measurement
+from hubq.nouns import Artifact, Estimate, Measurement, RepoFile
 
 T = TypeVar("T")
 
@@ -76,12 +77,13 @@ class Store:
         With `check` its size and SHA-256 are held against the record, and a damaged one is removed.
         """
         folder = self.root / "artifacts" / key
-        artifact = _read(folder / "record.json", lambda facts: Artifact(**{**facts, "path": folder / facts["path"]}))
+        artifact = _read(folder / "record.json", lambda facts: _artifact(facts, folder))
         if artifact is None:
             return None
-        sound = artifact.path.is_file() and artifact.path.stat().st_size == artifact.size
+        files = [(folder / file.path, file) for file in artifact.files]
+        sound = all(path.is_file() and path.stat().st_size == file.size for path, file in files)
         if sound and check:
-            sound = sha256(artifact.path) == artifact.sha256
+            sound = all(sha256(path) == file.sha256 for path, file in files)
         if sound:
             return artifact
         if check:
@@ -90,22 +92,46 @@ class Store:
 
     def aside(self, key: str) -> Path:
         """An empty folder to write the file of a key in."""
-        folder = self.root / "artifacts" / f"{key}.part"
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        return folder
+        return self._aside(self.root / "artifacts" / key)
+
+    def _aside(self, folder: Path) -> Path:
+        aside = folder.with_name(f"{folder.name}.part")
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir(parents=True)
+        return aside
 
     def keep(self, artifact: Artifact) -> Artifact:
-        """Take over a complete, fsynced file from its `aside` folder under its key."""
+        """Take over complete, fsynced files from their `aside` folder under their key."""
         folder = self.root / "artifacts" / artifact.key
         _write(artifact.path.parent / "record.json", {**asdict(artifact), "path": artifact.path.name})
-        sync(artifact.path.parent)
+        self._take_over(artifact.path.parent, folder)
+        return replace(artifact, path=folder / artifact.path.name)
+
+    def _take_over(self, aside: Path, folder: Path) -> None:
+        sync(aside)
         if folder.exists():  # without a record that can be read
             shutil.rmtree(folder)
-        os.rename(artifact.path.parent, folder)
+        os.rename(aside, folder)
         sync(folder.parent)
-        return replace(artifact, path=folder / artifact.path.name)
+
+    def drop(self, key: str) -> None:
+        """Delete the artifact of a key: its files are somewhere else now."""
+        shutil.rmtree(self.root / "artifacts" / key)
+
+    def imatrix(self, key: str) -> Path | None:
+        """The importance matrix of a key, or None."""
+        return next(iter((self.root / "imatrices" / key).glob("*")), None)
+
+    def keep_imatrix(self, key: str, name: str, write: Callable[[Path], None]) -> Path:
+        """Let `write` make an importance matrix, and keep it under a key by its name."""
+        folder = self.root / "imatrices" / key
+        aside = self._aside(folder)
+        write(aside / name)
+        with open(aside / name, "rb") as file:
+            os.fsync(file.fileno())
+        self._take_over(aside, folder)
+        return folder / name
 
     def measurement(self, key: str) -> Measurement | None:
         """The measurement of a key, or None."""
@@ -117,6 +143,11 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, asdict(measurement))
         sync(path.parent)
+
+
+def _artifact(facts: Mapping[str, Any], folder: Path) -> Artifact:
+    parts = tuple(RepoFile(**part) for part in facts["parts"])
+    return Artifact(**{**facts, "path": folder / facts["path"], "parts": parts})
 
 
 def _measurement(facts: Mapping[str, Any]) -> Measurement:

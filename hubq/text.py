@@ -113,6 +113,17 @@ def windows(source: Source, spec: TextSpec) -> Windows:
     return Windows(evalset, ids, ends[:, -1] - ends[:, first])
 
 
+def shared_runs(one: Windows, other: Windows, length: int = 64) -> int:
+    """How many runs of `length` ids in the windows of `one` occur in those of `other` too, by 64-bit hashes of the runs."""
+    factors = np.random.Generator(np.random.PCG64(0)).integers(1, 2**63, length, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+    def hashes(windows: Windows) -> np.ndarray:
+        runs = np.lib.stride_tricks.sliding_window_view(windows.ids.astype(np.uint64), length, axis=1)
+        return np.concatenate([(window * factors).sum(axis=1, dtype=np.uint64) for window in runs])
+
+    return int(np.isin(hashes(one), hashes(other)).sum())
+
+
 def _choose(available: int, count: int | None, seed: int | None) -> np.ndarray:
     """Indices of `count` windows, rising: a seeded draw without replacement from all of them."""
     order = np.arange(available) if seed is None else np.random.Generator(np.random.PCG64(seed)).permutation(available)

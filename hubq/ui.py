@@ -91,8 +91,8 @@ class Screen:
     def _note(self, event: Event) -> None:
         portion = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
         level, _, engine = event.label.partition(" ")
-        if event.step in ("pull", "push"):
-            self.step = f"{event.step}ing {event.label} {portion}"
+        if event.step in ("pull", "calibrate", "push"):
+            self.step = f"{event.step.removesuffix('e')}ing {event.label} {portion}"
             return
         self.step = ""
         if level not in self.states:
@@ -119,6 +119,8 @@ def _line(event: Event) -> str:
     """A finished step in a line; nothing for one that goes on."""
     if event.step == "pull" and event.done == event.total and event.total:
         return f"pulled    {event.label} ({size(event.total)})"
+    if event.step == "calibrate" and event.done == event.total:
+        return f"weighed   {event.label} ({event.total} windows)"
     if event.step == "build" and event.result is not None:
         return f"built     {event.label} ({size(event.result.size)}, {event.result.bits_per_weight:.2f} bits per weight)"
     if event.step == "measure" and event.result is not None:
@@ -192,7 +194,7 @@ def _figure(estimate: Estimate, factor: float = 1) -> str:
 def show_plan(plan: Plan, as_json: bool) -> None:
     """What a run would do."""
     if as_json:
-        keys = ("weights", "target", "download", "write", "free")
+        keys = ("weights", "target", "download", "write", "need", "free")
         facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
         facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
         facts["levels"] = [
@@ -209,7 +211,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
     console.print(f"target    {plan.target}", soft_wrap=True)
     console.print(f"download  {size(plan.download)}")
-    console.print(f"disk      {size(plan.write)} to write, {size(plan.free)} free")
+    console.print(f"disk      {size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
     console.print()
     console.print(_table(["variant", "file", "size", "bits/weight", "state"], rows))
 

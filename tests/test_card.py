@@ -395,7 +395,7 @@ def test_numbers_that_are_not_finite_read_back():
 
 def test_release_json_has_a_fixed_order():
     data = json.loads(card.release_json(make()))
-    order = "schema source architecture weights target card files evalset measurements versions machine command"
+    order = "schema source architecture weights target card files evalset measurements versions machine command imatrices"
     assert list(data) == order.split()
     shuffled = replace(make(), versions={"transformers": "5.17.0", "hubq": "0.1.0", "gguf": "0.19.0"})
     assert card.release_json(shuffled) == card.release_json(make())
@@ -417,7 +417,7 @@ def damaged(path: str, value: object) -> bytes:
         (b"{", "damaged"),
         (b"[]", "not a JSON object"),
         (b"\xff", "damaged"),
-        (b'{"schema": 1}', "measurements"),
+        (b'{"schema": 2}', "measurements"),
         (damaged("files.0.path", "../../etc/passwd"), "not the name of a file"),
         (damaged("files.0.size", "12"), "size"),
         (damaged("files.0.weights", 0), "impossible"),
@@ -434,8 +434,8 @@ def test_a_damaged_release_json_is_named(data, problem):
 
 
 def test_another_schema_is_unsupported():
-    with pytest.raises(Unsupported, match="schema 2"):
-        card.read_record(damaged("schema", 2))
+    with pytest.raises(Unsupported, match="schema 3"):
+        card.read_record(damaged("schema", 3))
 
 
 # --- the picture ---

@@ -12,7 +12,7 @@ from hubq.formats import FORMATS, levels, open_format, parse_levels
 from hubq.nouns import Level
 
 AGREED = {
-    "plan": ["repo", "folder", "config", "stored", "levels"],
+    "plan": ["repo", "folder", "config", "stored", "levels", "options"],
     "build": ["plan", "checkpoint", "paths", "progress"],
     "file_name": ["model", "level"],
     "engines": [],
@@ -34,7 +34,7 @@ def test_every_format_has_the_agreed_names(name: str) -> None:
 
 def test_levels_are_listed_best_first_by_their_full_names() -> None:
     table = levels()
-    assert list(table)[:3] == ["gguf:F32", "gguf:BF16", "gguf:F16"] and list(table)[-1] == "gguf:Q2_K"
+    assert list(table)[:3] == ["gguf:F32", "gguf:BF16", "gguf:F16"] and list(table)[-1] == "gguf:IQ1_S"
     assert all(key == level.id for key, level in table.items())
     assert len({level.name.lower() for level in table.values()}) == len(table)
 
@@ -55,8 +55,16 @@ def test_levels_as_people_write_them(text: str, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["all", " ALL "])
-def test_all_means_all(text: str) -> None:
-    assert parse_levels(text) == tuple(levels().values())
+def test_all_means_all_that_can_be_built(text: str) -> None:
+    every = tuple(levels().values())
+    assert parse_levels(text, matrix=True) == every
+    assert parse_levels(text) == tuple(level for level in every if not level.needs_matrix)
+
+
+def test_a_level_that_needs_an_importance_matrix_says_so_early() -> None:
+    with pytest.raises(Usage, match="IQ2_XS needs an importance matrix"):
+        parse_levels("q8_0,iq2_xs")
+    assert [level.name for level in parse_levels("q8_0,iq2_xs", matrix=True)] == ["Q8_0", "IQ2_XS"]
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , "])

@@ -25,7 +25,7 @@ hubq.plan
 hubq.score hubq.card
 hubq.record hubq.plot
 hubq.formats hubq.metrics hubq.store hubq.hub hubq.text
-hubq.reference
+hubq.reference hubq.calibrate
 hubq.checkpoint hubq.source hubq.disk
 hubq.nouns
 hubq.errors
@@ -47,7 +47,7 @@ HOMES = {
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab",
     "tokenizers": "hubq.text hubq.formats.gguf",
-    "torch": "hubq.reference hubq.score hubq.doctor",
+    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor",
     "transformers": "hubq.reference",
     "typer": "hubq.cli",
     "yaml": "hubq.source hubq.card",

@@ -23,6 +23,7 @@ from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
 from hubq.hub.huggingface import HuggingFace
 from hubq.plan import Request, destination, locate, plan
+from hubq.record import commands
 from hubq.release import Event, publish
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
@@ -46,7 +47,7 @@ def request_(model: Path, topics: Path, tmp_path: Path) -> Request:
         Store(tmp_path / "work"),
         to=str(out),
         text=text,
-        command="hubq publish {model} --levels x",
+        command="hubq publish {model} {build}",
     )
 
 
@@ -130,7 +131,7 @@ def test_the_card_tells_of_earlier_levels_too(request_: Request, model: Path, tm
     levels = ["gguf:Q8_0", "gguf:Q4_0"]
     assert [file.level for file in result.release.artifacts] == levels
     assert {row.level for row in result.release.measurements} == {"reference", *levels}
-    assert result.release.command == "hubq publish ./Tiny-Llama --levels q8_0,q4_0"
+    assert commands(result.release) == ["hubq publish ./Tiny-Llama --levels q8_0,q4_0"]
     other = request_.text and replace(request_.text, seed=7)
     result, _ = run(replace(request_, levels=parse_levels("q8_0"), text=other))
     assert [file.level for file in result.release.artifacts] == levels

@@ -121,7 +121,7 @@ def test_a_record_that_a_crash_cut_short_counts_as_none(store: Store, content: s
 
 def test_a_record_of_another_version_counts_as_none(store: Store) -> None:
     record = keep(store).path.parent / "record.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"imatrix": None}))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"colour": None}))
     assert store.artifact(KEY) is None
 
 

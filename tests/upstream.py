@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -97,3 +100,53 @@ def tensors(path: Path) -> dict[str, tuple[int, np.ndarray]]:
         found[library.gguf_get_tensor_name(context, i).decode()] = (library.gguf_get_tensor_type(context, i), piece)
     library.gguf_free(context)
     return found
+
+
+def choices(source: Path, file_type: int, **options: Any) -> dict[str, str]:
+    """Tensor name -> storage type that llama-quantize would give it; `options` are those of `requantize`."""
+    line = re.compile(r"^\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), size = .* MiB(?: \((\w+)\))?$", re.M)
+    return {name: (after or before).upper() for name, before, after in line.findall(_dry_run(source, file_type, options))}
+
+
+def wants_matrix(source: Path, file_type: int) -> bool:
+    """Whether llama-quantize would refuse to go on without an importance matrix."""
+    return "will require an imatrix" in _dry_run(source, file_type, {})
+
+
+def _dry_run(source: Path, file_type: int, options: Mapping[str, Any]) -> str:
+    """What llama.cpp says of a quantization that computes no weights."""
+    lines: list[str] = []
+    collect = llama_cpp.llama_log_callback(lambda level, text, data: lines.append(text.decode()))
+    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
+    try:
+        _run(source, source, file_type, options, dry_run=True)
+    finally:
+        llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+    return "".join(lines)
+
+
+def requantize(source: Path, target: Path, file_type: int, **options: Any) -> None:
+    """Write `target` from the GGUF `source` as llama-quantize would with `options`.
+
+    `matrix` maps tensor names to importances (float32); `tensor_types` are pairs of pattern and ggml_type; `output` and
+    `embedding` are the ggml_types of those two; `pure` is a flag.
+    """
+    llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+    _run(source, target, file_type, options)
+
+
+def _run(source: Path, target: Path, file_type: int, options: Mapping[str, Any], dry_run: bool = False) -> None:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread, params.dry_run, params.pure = file_type, 2, dry_run, options.get("pure", False)
+    for field, option in {"output_tensor_type": "output", "token_embedding_type": "embedding"}.items():
+        if options.get(option) is not None:
+            setattr(params, field, options[option])
+    if options.get("matrix") is not None:
+        kind, pointer = llama_cpp.llama_model_imatrix_data, ctypes.POINTER(ctypes.c_float)
+        data = [(name.encode(), value.ctypes.data_as(pointer), value.size) for name, value in options["matrix"].items()]
+        params.imatrix = (kind * (len(data) + 1))(*data, (None, None, 0))
+    if options.get("tensor_types"):
+        kind, pairs = llama_cpp.llama_model_tensor_override, options["tensor_types"]
+        params.tt_overrides = (kind * (len(pairs) + 1))(*[(pattern.encode(), number) for pattern, number in pairs], (None, 0))
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
+        raise RuntimeError(f"llama.cpp cannot quantize {source} to file type {file_type}")

@@ -1,9 +1,13 @@
 """Room 1: formats. A format is a module with a few agreed names, found by name in the table below and imported when needed.
 
 LEVELS: dict[str, Level]                                  # best first; the card's order
-plan(repo, folder, config, stored, levels) -> Plan        # early and exact; raises for what cannot be built
+plan(repo, folder, config, stored, levels, options) -> Plan    # early and exact; raises for what cannot be built
 build(plan, checkpoint, paths, progress) -> Iterator[Artifact]
 file_name(model, level) -> str
+read_imatrix(path) -> Imatrix                             # an importance matrix; raises BadSource
+calibrated(plan) -> list[str]                             # the checkpoint's tensors whose inputs make one
+write_imatrix(plan, activations, path)                    # the matrix that a plan expects, from those inputs
+with_imatrix(plan, imatrix) -> Plan
 engines() -> tuple[str, ...]                              # the ways to run its files here, the first always there
 load(artifact, source, engine)                            # context manager: ids -> logits
 usage(release) -> str                                     # the "Run it" part of the card
@@ -13,12 +17,37 @@ VERSION: int                                              # raised when the same
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from hubq.errors import Usage
 from hubq.nouns import Level
 
+if TYPE_CHECKING:
+    from hubq.formats.gguf.imatrix import Imatrix
+    from hubq.formats.gguf.recipe import Custom
+
 FORMATS = {"gguf": "hubq.formats.gguf"}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An importance matrix that is still to be computed: its file's name, and the text that it will be made from."""
+
+    file: str
+    datasets: tuple[str, ...]
+    chunks: int
+    chunk_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What shapes a file besides its level: the importance matrix, a custom recipe, the most bytes of one file (`split`)."""
+
+    imatrix: Imatrix | Expected | None = None
+    custom: Custom | None = None
+    split: int | None = None
 
 
 def open_format(name: str) -> ModuleType:
@@ -31,19 +60,25 @@ def levels() -> dict[str, Level]:
     return {level.id: level for name in FORMATS for level in open_format(name).LEVELS.values()}
 
 
-def parse_levels(text: str) -> tuple[Level, ...]:
-    """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`, or `all`.
+def parse_levels(text: str, matrix: bool = False) -> tuple[Level, ...]:
+    """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`, or `all` that can be built.
 
-    Case does not matter, nor does the format where only one has the name. Raises Usage for a name that is none, with the
-    nearest ones.
+    Case does not matter, nor does the format where only one has the name. `matrix` says whether there is an importance matrix.
+    Raises Usage for a name that is none, with the nearest ones, and for a level that needs a matrix where there is none.
     """
     known = levels()
     if text.strip().lower() == "all":
-        return tuple(known.values())
+        return tuple(level for level in known.values() if matrix or not level.needs_matrix)
     chosen = {_find(name.strip(), known) for name in text.split(",") if name.strip()}
     if not chosen:
         raise Usage("no level is named", "see `hubq levels`")
-    return tuple(level for level in known.values() if level.id in chosen)
+    found = tuple(level for level in known.values() if level.id in chosen)
+    if needy := [level.name for level in found if level.needs_matrix and not matrix]:
+        raise Usage(
+            f"{' and '.join(needy)} need{'s' * (len(needy) == 1)} an importance matrix",
+            "let hubq compute one with --imatrix auto, or give one with --imatrix FILE",
+        )
+    return found
 
 
 def _find(name: str, known: dict[str, Level]) -> str:

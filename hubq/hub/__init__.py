@@ -31,6 +31,9 @@ class Hub(Protocol):
     def cached(self, snapshot: Snapshot, path: str) -> bool:
         """Whether the file lies on this machine already, with the listed size; `pull` still checks its hash."""
 
+    def cache(self) -> Path | None:
+        """The folder that `pull` downloads into, or None where it downloads nothing."""
+
     def address(self, repo: str) -> str:
         """Where a person finds a repository: its page, or its folder."""
 

@@ -62,6 +62,9 @@ class Folder:
         file, found = listed(snapshot, path), self._folder(snapshot.repo) / path
         return found.is_file() and size(found) == file.size
 
+    def cache(self) -> None:
+        """See Hub.cache."""
+
     def address(self, repo: str) -> str:
         """See Hub.address."""
         return str(self._folder(repo))

@@ -77,6 +77,10 @@ class HuggingFace:
         found = client.try_to_load_from_cache(snapshot.repo, path, revision=snapshot.commit)
         return isinstance(found, str) and os.path.getsize(found) == file.size
 
+    def cache(self) -> Path:
+        """See Hub.cache."""
+        return Path(client.constants.HF_HUB_CACHE)
+
     def address(self, repo: str) -> str:
         """See Hub.address."""
         return f"{self._api.endpoint}/{repo}"

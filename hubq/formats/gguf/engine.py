@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 from hubq.checkpoint import few, open_checkpoint
-from hubq.errors import HubqError, MissingExtra, Usage
+from hubq.errors import BadSource, HubqError, MissingExtra, Usage
 from hubq.formats.gguf.arch import family
+from hubq.formats.gguf.decode import decode
+from hubq.formats.gguf.encode import TYPES
+from hubq.formats.gguf.read import StoredTensor, read_set
 from hubq.nouns import Artifact, Source
 
 Logits = Callable[[np.ndarray, int], Any]
 
 AGAIN = "build it again in a fresh folder: --work-dir DIR"
+SLAB = 1 << 18  # weights that a core decodes at a time, so that its intermediate arrays stay in its cache
 
 
 def available() -> tuple[str, ...]:
@@ -53,20 +58,42 @@ def _weights(artifact: Artifact, source: Source) -> Iterator[Logits]:
 
 
 def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights of a GGUF under the names and in the row order of its source, float32, one tensor at a time."""
+    """The weights of a GGUF under the names and in the row order of its source, float32, one tensor at a time.
+
+    `path` is the model's file, or any of its parts. Raises HubqError for files that cannot be read or lack a tensor.
+    """
     try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, LookupError, OSError) as error:
+        parts = read_set(path)
+    except (BadSource, OSError) as error:
         raise HubqError(f"{path.name} cannot be read as GGUF: {error}", AGAIN) from error
-    found = {tensor.name: tensor for tensor in reader.tensors}
+    found = {tensor.name: (part.path, tensor) for part in parts for tensor in part.tensors}
     with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
-        wanted = [tensor for tensor in family(source.config).tensors(source.config, checkpoint.tensors) if tensor.source]
+        wanted = [tensor for tensor in family(source.config).tensors(source.config, checkpoint.tensors) if tensor.sources]
     if missing := [tensor.name for tensor in wanted if tensor.name not in found]:
         raise HubqError(f"{path.name} lacks tensors: {few(missing)}", AGAIN)
-    for tensor in wanted:
-        stored = found[tensor.name]
-        values = gguf.quants.dequantize(stored.data, stored.tensor_type).reshape(tensor.shape)
-        yield tensor.source, values if tensor.rows is None else values[np.argsort(tensor.rows)]
+    with ThreadPoolExecutor(_cores()) as pool:
+        for tensor in wanted:
+            file, stored = found[tensor.name]
+            if stored.shape != tensor.shape or stored.type not in TYPES:
+                raise HubqError(f"{path.name} holds {tensor.name} as {list(stored.shape)} of type {stored.type}", AGAIN)
+            values = _decoded(file, stored, pool)
+            values = values if tensor.rows is None else values[np.argsort(tensor.rows)]
+            yield from zip(tensor.sources, values if len(tensor.sources) > 1 else [values], strict=True)
+
+
+def _decoded(path: Path, stored: StoredTensor, pool: Executor) -> np.ndarray:
+    """One tensor's weights, float32, decoded on all cores by slabs of blocks: to the decoder each slab is one long row."""
+    kind = TYPES[stored.type]
+    count = math.prod(stored.shape) // kind.block
+    data = np.memmap(path, np.uint8, "r", stored.offset, (count, kind.bytes))
+    values, step = np.empty((count, kind.block), np.float32), SLAB // kind.block
+
+    def fill(start: int) -> None:
+        slab = slice(start, start + step)
+        values[slab] = decode(data[slab].reshape(1, -1), stored.type).reshape(-1, kind.block)
+
+    list(pool.map(fill, range(0, count, step)))
+    return values.reshape(stored.shape)
 
 
 @contextmanager

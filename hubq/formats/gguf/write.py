@@ -1,6 +1,6 @@
 """Writing GGUF files: every level of a model in one pass over its checkpoint.
 
-Sizes are known before the first byte, so a file is its header, then the tensors in order. Each tensor is decoded by slabs of
+Sizes are known before the first byte, so a file is its header, then its tensors in order. Each tensor is decoded by slabs of
 rows, each slab encoded once per distinct storage type on all cores and appended to every level that wants that type.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import struct
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,176 +18,21 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import gguf
 import numpy as np
 
-from hubq.checkpoint import Checkpoint, StoredTensor
+from hubq.checkpoint import Checkpoint
 from hubq.errors import BadSource, Unsupported
-from hubq.formats.gguf.arch import Tensor, family
-from hubq.formats.gguf.encode import TYPES, encode, overflowed, row_bytes
-from hubq.formats.gguf.levels import MIXES
-from hubq.formats.gguf.recipe import Model, recipe
-from hubq.formats.gguf.vocab import Vocab, read_vocab
-from hubq.nouns import Artifact, Recipe
+from hubq.formats.gguf.arch import Tensor
+from hubq.formats.gguf.blueprint import Blueprint
+from hubq.formats.gguf.encode import encode, overflowed
+from hubq.formats.gguf.imatrix import Imatrix
+from hubq.formats.gguf.layout import ALIGNMENT, Layout
+from hubq.formats.gguf.split import part_name
+from hubq.nouns import Artifact, RepoFile
 
-ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 SLAB = 1 << 20  # weights decoded at a time by each core: 4 MiB of float32
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata."""
-
-    architecture: str
-    tensors: list[Tensor]
-    keys: Mapping[str, Any]
-    vocab: Vocab
-    metadata: gguf.Metadata
-    model: Model
-
-    @property
-    def weights(self) -> int:
-        """The number of weights in the file."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """One level's file before its weights: its recipe, the bytes up to the first tensor, and the size of the whole."""
-
-    recipe: Recipe
-    header: bytes
-    size: int
-
-
-def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> Blueprint:
-    """The blueprint of a model from the small files in `folder` and the checkpoint's tensors.
-
-    Raises Unsupported or BadSource for whatever cannot be converted.
-    """
-    module = family(config)
-    tensors = module.tensors(config, stored)
-    keys = {f"{module.GGUF}{key}" if key.startswith(".") else key: value for key, value in module.keys(config).items()}
-    vocab = read_vocab(folder, keys[f"{module.GGUF}.vocab_size"])
-    layers, heads = keys[f"{module.GGUF}.block_count"], keys[f"{module.GGUF}.attention.head_count"]
-    model = Model(layers, heads, keys[f"{module.GGUF}.attention.head_count_kv"])
-    total = sum(math.prod(tensor.shape) for tensor in tensors)
-    return Blueprint(module.GGUF, tensors, keys, vocab, _metadata(repo, folder, total), model)
-
-
-def _metadata(repo: str, folder: Path, weights: int) -> gguf.Metadata:
-    """What the gguf package makes of the model card, the configs and the repository's name."""
-    load = gguf.Metadata
-    try:
-        card = load.load_model_card(folder)
-        metadata = load.apply_metadata_heuristic(load(), card, load.load_hf_parameters(folder), Path(repo), weights)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadSource(f"the model card cannot be read: {error}", "check the front matter of README.md") from None
-    sampling = load.load_generation_config(folder)
-    for key, name in SAMPLING.items():
-        if type(sampling.get(key)) in (int, float) and sampling.get("do_sample", True):
-            setattr(metadata, name, sampling[key])
-    metadata.name = metadata.name or repo.rsplit("/", 1)[-1]
-    metadata.size_label = metadata.size_label or gguf.size_label(weights, weights, 0, 0)
-    return metadata
-
-
-SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "sampling_min_p", "temperature": "sampling_temp"}
-
-
-def lay_out(blueprint: Blueprint, levels: Sequence[str]) -> dict[str, Layout]:
-    """The layout of each level's file."""
-    count, keys = _key_values(blueprint)
-    layouts = {}
-    for level in levels:
-        chosen = recipe(level, blueprint.tensors, blueprint.model)
-        header = struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(blueprint.tensors), count)
-        header += keys[:-4] + struct.pack("<I", MIXES[level].file_type) + _tensor_table(blueprint.tensors, chosen)
-        header += bytes(-len(header) % ALIGNMENT)
-        size = len(header) + sum(_padded(_bytes(tensor, chosen)) for tensor in blueprint.tensors)
-        layouts[level] = Layout(chosen, header, size)
-    return layouts
-
-
-def _tensor_table(tensors: Sequence[Tensor], chosen: Recipe) -> bytes:
-    """The description of every tensor: name, dimensions with the columns first, type and offset (ggml's docs/gguf.md)."""
-    table, offset = bytearray(), 0
-    for tensor in tensors:
-        name, shape = tensor.name.encode(), tensor.shape
-        table += struct.pack("<Q", len(name)) + name + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        table += struct.pack("<IQ", TYPES[chosen.types[tensor.name]].number, offset)
-        offset += _padded(_bytes(tensor, chosen))
-    return bytes(table)
-
-
-def _bytes(tensor: Tensor, chosen: Recipe) -> int:
-    return math.prod(tensor.shape[:-1]) * row_bytes(chosen.types[tensor.name], tensor.shape[-1])
-
-
-def _padded(size: int) -> int:
-    return size + -size % ALIGNMENT
-
-
-def _key_values(blueprint: Blueprint) -> tuple[int, bytes]:
-    """The number of key-value pairs and their bytes. The last four are `general.file_type`, all that levels differ in."""
-    with tempfile.TemporaryDirectory() as aside:
-        path = Path(aside) / "header"
-        writer = gguf.GGUFWriter(path, blueprint.architecture)
-        writer.add_type(gguf.GGUFType.MODEL)
-        blueprint.metadata.set_gguf_meta_model(writer)
-        for key, value in blueprint.keys.items():
-            _add(writer, key, value)
-        blueprint.vocab.write(writer)
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        writer.add_file_type(0)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
-        data = path.read_bytes()
-    return struct.unpack_from("<Q", data, 16)[0], data[24:]
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_string(key, value)
-
-
-class _File:
-    """A file being written: hashed on the way, complete only after close()."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = open(path, "xb")  # noqa: SIM115 - closed by close() or on the way out
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def append(self, data: Any, pad: bool = False) -> None:
-        """Write at the end; with `pad` fill up with zeros to where the next tensor may begin."""
-        self._file.write(data)
-        self._hash.update(data)
-        self.size += memoryview(data).nbytes
-        if pad:
-            self.append(bytes(-self.size % ALIGNMENT))
-
-    def close(self) -> str:
-        """Flush to the disk; returns the SHA-256."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return self._hash.hexdigest()
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def write(
@@ -199,64 +42,158 @@ def write(
     paths: Mapping[str, Path],
     progress: Progress = lambda done, total: None,
     threads: int | None = None,
+    imatrix: Imatrix | None = None,
 ) -> Iterator[Artifact]:
     """Write each level to its new file in `paths`, in one pass; yields an Artifact (without key) for each in the end.
 
-    `progress` is told weights done and weights in all. Raises BadSource for weights that are not finite, Unsupported for
-    weights too large for a level's types, OSError of the disk; the files are then incomplete, and the caller's to delete.
+    A level that is split goes into files beside that path, named after it. `progress` is told weights done and weights in all.
+    Raises BadSource for weights that are not finite, Unsupported for weights too large for a level's types, OSError of the
+    disk; the files are then incomplete, and the caller's to delete.
     """
     threads = threads or os.cpu_count() or 1
+    used = {source for tensor in blueprint.tensors for source in tensor.sources}
+    for name in checkpoint.tensors.keys() - used:
+        checkpoint.release(name)
     with ExitStack() as stack:
-        files = {level: stack.enter_context(_File(paths[level])) for level in layouts}
-        for level, layout in layouts.items():
-            files[level].append(layout.header)
+        levels = {level: stack.enter_context(_Level(paths[level], layout)) for level, layout in layouts.items()}
         writers = stack.enter_context(ThreadPoolExecutor(threads))
         done, total = 0, blueprint.weights
-        for slab, encoded in _encoded(blueprint.tensors, layouts, checkpoint, threads):
+        for slab, encoded in _encoded(_slabs(blueprint.tensors, imatrix), layouts, checkpoint, threads):
             pieces = [encoded[layout.recipe.types[slab.tensor.name]] for layout in layouts.values()]
-            list(writers.map(_File.append, files.values(), pieces, repeat(slab.last)))
-            if slab.last and slab.tensor.source:
-                checkpoint.release(slab.tensor.source)
+            list(writers.map(_Level.append, levels.values(), repeat(slab), pieces))
+            if slab.ends_source and slab.source:
+                checkpoint.release(slab.source)
             done += slab.weights
             progress(done, total)
-        digests = list(writers.map(_File.close, files.values()))
-        for (level, file), digest in zip(files.items(), digests, strict=True):
-            chosen = layouts[level].recipe
-            types = dict(Counter(chosen.types.values()))
-            yield Artifact(chosen.level, paths[level], file.size, digest, total, types, chosen.fallbacks, key="")
+        made = list(writers.map(_Level.close, levels.values()))
+        for level, files in zip(layouts, made, strict=True):
+            weighted = imatrix.sha256 if imatrix and layouts[level].weighted else None
+            yield _artifact(layouts[level], paths[level], files, total, weighted)
+
+
+def _artifact(layout: Layout, path: Path, files: Sequence[RepoFile], weights: int, imatrix: str | None) -> Artifact:
+    chosen = layout.recipe
+    return Artifact(
+        level=chosen.level,
+        path=path.with_name(files[0].path),
+        size=layout.size,
+        sha256=str(files[0].sha256) if len(files) == 1 else _sha256("".join(str(file.sha256) for file in files)),
+        weights=weights,
+        types=dict(Counter(chosen.types.values())),
+        fallbacks=chosen.fallbacks,
+        key="",
+        parts=tuple(files) if len(files) > 1 else (),
+        imatrix=imatrix,
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Level:
+    """The files of a level being written one after another, each hashed on the way and complete only after close()."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        count = len(layout.parts)
+        names = [part_name(path.name, number, count) if count > 1 else path.name for number in range(count)]
+        self._waiting = deque((path.with_name(name), part) for name, part in zip(names, layout.parts, strict=True))
+        self._finished: list[RepoFile] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._path, self._part = self._waiting.popleft()
+        self._file: BinaryIO = open(self._path, "xb")  # noqa: SIM115 - closed by _finish() or on the way out
+        self._hash, self._size = hashlib.sha256(), 0
+        self._write(self._part.header)
+
+    def _write(self, data: Any) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += memoryview(data).nbytes
+
+    def _finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._finished.append(RepoFile(self._path.name, self._size, self._hash.hexdigest()))
+
+    def append(self, slab: _Slab, data: np.ndarray) -> None:
+        """Write the bytes of the next slab; a tensor is filled up with zeros to where the next one may begin."""
+        if slab.index not in self._part.tensors:
+            self._finish()
+            self._begin()
+        self._write(data)
+        if slab.last:
+            self._write(bytes(-self._size % ALIGNMENT))
+
+    def close(self) -> list[RepoFile]:
+        """Flush to the disk; returns the files."""
+        self._finish()
+        return self._finished
+
+    def __enter__(self) -> _Level:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
 class _Slab:
-    """Rows `start` to `stop` of a tensor seen as a matrix; `last` ends the tensor."""
+    """Rows `start` to `stop` of the index-th tensor, or of its expert-th matrix.
 
+    `source` is the checkpoint's tensor they are from, whose last slab `ends_source`; `last` ends the tensor itself;
+    `importance` is that of the matrix's columns, float32 [columns].
+    """
+
+    index: int
     tensor: Tensor
+    expert: int
     start: int
     stop: int
+    source: str | None
+    ends_source: bool
     last: bool
+    importance: np.ndarray | None
 
     @property
     def weights(self) -> int:
         return (self.stop - self.start) * self.tensor.shape[-1]
 
 
-def _slabs(tensors: Sequence[Tensor]) -> Iterator[_Slab]:
-    for tensor in tensors:
-        rows = math.prod(tensor.shape[:-1])
-        step = max(1, SLAB // tensor.shape[-1])
-        for start in range(0, rows, step):
-            stop = min(rows, start + step)
-            yield _Slab(tensor, start, stop, stop == rows)
+def _slabs(tensors: Sequence[Tensor], imatrix: Imatrix | None) -> Iterator[_Slab]:
+    for index, tensor in enumerate(tensors):
+        experts, rows, columns = (1, 1, 1, *tensor.shape)[-3:]
+        importance = imatrix.importance(tensor.name, tensor.shape) if imatrix else None
+        step = max(1, SLAB // columns)
+        for expert in range(experts):
+            many = len(tensor.sources) > 1
+            source = tensor.sources[expert if many else 0] if tensor.sources else None
+            for start in range(0, rows, step):
+                stop = min(rows, start + step)
+                last = stop == rows and expert == experts - 1
+                yield _Slab(
+                    index,
+                    tensor,
+                    expert,
+                    start,
+                    stop,
+                    source,
+                    last or (many and stop == rows),
+                    last,
+                    None if importance is None else importance[expert],
+                )
 
 
 def _encoded(
-    tensors: Sequence[Tensor], layouts: Mapping[str, Layout], checkpoint: Checkpoint, threads: int
+    slabs: Iterable[_Slab], layouts: Mapping[str, Layout], checkpoint: Checkpoint, threads: int
 ) -> Iterator[tuple[_Slab, dict[str, np.ndarray]]]:
     """Every slab in file order with its bytes in each type that a level wants; a few are encoded ahead, on all cores."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[_Slab, Future[dict[str, np.ndarray]]]] = deque()
         try:
-            for slab in _slabs(tensors):
+            for slab in slabs:
                 types = {layout.recipe.types[slab.tensor.name] for layout in layouts.values()}
                 waiting.append((slab, pool.submit(_encode, slab, types, checkpoint)))
                 if len(waiting) > 2 * threads:
@@ -273,14 +210,14 @@ def _encode(slab: _Slab, types: Iterable[str], checkpoint: Checkpoint) -> dict[s
     rows = _read(slab, checkpoint)
     if not np.isfinite(rows).all():
         raise BadSource(
-            f"the tensor {slab.tensor.source!r} holds weights that are not finite (NaN or infinity)",
+            f"the tensor {slab.source!r} holds weights that are not finite (NaN or infinity)",
             "such a model gives no sensible output; ask its owner for a sound checkpoint",
         )
-    encoded = {type_name: encode(rows, type_name) for type_name in types}
+    encoded = {type_name: encode(rows, type_name, importance=slab.importance) for type_name in types}
     for type_name, data in encoded.items():
         if overflowed(data, type_name).size:
             raise Unsupported(
-                f"the tensor {slab.tensor.source!r} holds weights too large for {type_name}",
+                f"the tensor {slab.source!r} holds weights too large for {type_name}",
                 "leave out the levels that store it so; BF16 and F32 hold any weight",
             )
     return encoded
@@ -289,11 +226,13 @@ def _encode(slab: _Slab, types: Iterable[str], checkpoint: Checkpoint) -> dict[s
 def _read(slab: _Slab, checkpoint: Checkpoint) -> np.ndarray:
     """A slab's float32 weights [rows, columns], in the order of the GGUF."""
     tensor, columns = slab.tensor, slab.tensor.shape[-1]
-    if tensor.values is not None:
-        return tensor.values.reshape(-1, columns)[slab.start : slab.stop]
-    assert tensor.source is not None
+    base = 0 if len(tensor.sources) > 1 else slab.expert * math.prod(tensor.shape[-2:-1])
+    rows = slice(base + slab.start, base + slab.stop)
+    if slab.source is None:
+        assert tensor.values is not None
+        return tensor.values.reshape(-1, columns)[rows]
     # a vector is one row of the file, but its entries are the checkpoint's rows
-    order = tensor.rows if tensor.rows is not None else slice(None)
-    if len(tensor.shape) > 1:
-        order = order[slab.start : slab.stop] if isinstance(order, np.ndarray) else slice(slab.start, slab.stop)
-    return np.ascontiguousarray(checkpoint.read(tensor.source, order)).reshape(-1, columns)
+    order = rows if len(tensor.shape) > 1 else slice(None)
+    return np.ascontiguousarray(checkpoint.read(slab.source, order if tensor.rows is None else tensor.rows[order])).reshape(
+        -1, columns
+    )

@@ -17,7 +17,9 @@ from hubq.checkpoint import open_checkpoint
 from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.encode import TYPES
 from hubq.formats.gguf.levels import MIXES
-from hubq.formats.gguf.write import Blueprint, draw, lay_out, write
+from hubq.formats.gguf.blueprint import Blueprint, draw
+from hubq.formats.gguf.layout import lay_out
+from hubq.formats.gguf.write import write
 from hubq.nouns import Artifact
 from hubq.source import read_config
 

@@ -30,13 +30,13 @@ MOST = 2**31 - 1  # llama.cpp keeps sizes in 32 bits
 class Tensor:
     """One tensor of a GGUF: `shape` is rows first, as in numpy.
 
-    Its values are those of the checkpoint's tensor `source`, row by row in the order `rows` (None: as they are), or, where
-    there is no source, `values` (float32).
+    Its values are those of the checkpoint's tensor in `sources`, row by row in the order `rows` (None: as they are); of
+    several, stacked along a new first axis in that order; or, where there are no sources, `values` (float32).
     """
 
     name: str
     shape: tuple[int, ...]
-    source: str | None = None
+    sources: tuple[str, ...] = ()
     rows: np.ndarray | None = None
     values: np.ndarray | None = None
 

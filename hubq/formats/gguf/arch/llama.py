@@ -125,8 +125,19 @@ def tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> li
 
     Raises BadSource for any that is missing, superfluous or of another shape than config.json says.
     """
-    size, tied = dimensions(config), flag(config, "tie_word_embeddings")
     layer = LAYER | {name: shape for biased, table in BIASES.items() if flag(config, biased) for name, shape in table.items()}
+    shapes = matched(config, stored, dimensions(config), layer)
+    return listed(config, {name: ((name,), shape) for name, shape in shapes.items()})
+
+
+def matched(
+    config: Mapping[str, Any], stored: Mapping[str, StoredTensor], size: Mapping[str, int], layer: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """The checkpoint's tensors by name with their shapes, for layers that hold the tensors of the table `layer`.
+
+    Raises BadSource for any that is missing, superfluous or of another shape than `size` says.
+    """
+    tied = flag(config, "tie_word_embeddings")
     if size["layers"] > len(stored):
         raise BadSource(f"config.json calls for {size['layers']} layers, the checkpoint holds {len(stored)} tensors", AGAIN)
     first, norm, head = ENDS
@@ -136,13 +147,18 @@ def tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> li
     wanted |= {norm: ENDS[norm]} if tied else {norm: ENDS[norm], head: ENDS[head]}
     shapes = {name: tuple(size[part] for part in shape.split()) for name, shape in wanted.items()}
     match(shapes, stored, ignored=lambda name: name.endswith("rotary_emb.inv_freq") or (tied and name == head))
+    return shapes
+
+
+def listed(config: Mapping[str, Any], found: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]) -> list[Tensor]:
+    """The GGUF's tensors from their names in transformers, each with its sources and shape."""
+    size, factors = dimensions(config), rope_factors(config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, size["layers"])
-    listed = [
-        Tensor(str(names.get_name(name, (".weight", ".bias"))), shape, name, _rows(name, size))
-        for name, shape in shapes.items()
+    tensors = [
+        Tensor(str(names.get_name(name, (".weight", ".bias"))), shape, sources, _rows(name, size))
+        for name, (sources, shape) in found.items()
     ]
-    factors = rope_factors(config)
-    return listed if factors is None else [*listed, Tensor("rope_freqs.weight", factors.shape, values=factors)]
+    return tensors if factors is None else [*tensors, Tensor("rope_freqs.weight", factors.shape, values=factors)]
 
 
 def _rows(name: str, size: Mapping[str, int]) -> np.ndarray | None:

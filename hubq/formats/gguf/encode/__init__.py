@@ -80,9 +80,7 @@ def row_bytes(type_name: str, columns: int) -> int:
     return columns // kind.block * kind.bytes
 
 
-def encode(
-    rows: np.ndarray, type_name: str, out: np.ndarray | None = None, importance: np.ndarray | None = None
-) -> np.ndarray:
+def encode(rows: np.ndarray, type_name: str, out: np.ndarray | None = None, importance: np.ndarray | None = None) -> np.ndarray:
     """Encode finite weights `rows` (float32 [n, columns], C order) into `out` (uint8 [n, row_bytes]) and return it.
 
     `importance` (float32 [columns]) says how much an error in each column counts; types that ggml encodes without regard to

@@ -114,8 +114,9 @@ pack_q5_k = make_packer(5)
 
 
 def _encode(search, pack, size: int, x: np.ndarray, out: np.ndarray) -> None:
-    found = np.empty((4, x.size // size), np.float32)
-    search(x.reshape(-1, size), found)
+    found = np.empty((5, x.size // size), np.float32)
+    none = np.empty(0, np.float32)
+    search(x.reshape(-1, size), none, none, found)
     pack(x, found, out)
 
 

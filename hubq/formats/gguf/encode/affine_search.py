@@ -17,7 +17,6 @@ from hubq.formats.gguf.encode.bits import (
     LANES,
     MAGIC,
     ONE,
-    UNROLL,
     ZERO,
     by_lanes,
     inlined,
@@ -26,8 +25,11 @@ from hubq.formats.gguf.encode.bits import (
     load_lanes,
 )
 
-SCALE, MIN, INVERSE, LEAST = range(4)  # rows of what a search finds: the last two give back the levels of the best fit
-STEP = np.float32(0.1)
+SCALE, MIN, INVERSE, LEAST, TOTAL = range(5)  # rows of what a search finds: INVERSE and LEAST give back the best levels
+UNROLL = 8  # positions taken at a time, so that sums rest in registers between visits to memory
+
+_MANTISSA = np.int32(0x7FFFFF)
+_MAGIC_EXPONENT = np.int32(0x4B000000)
 
 
 class Fit(NamedTuple):
@@ -51,19 +53,42 @@ class Sums(NamedTuple):
 
 
 @inlined
-def weigh(value, weight, magnitude_only):
-    """How much each weight's error counts: its magnitude, plus the block's root mean square unless `magnitude_only`."""
+def weigh_by_size(value, start, importance, variance, weight):
+    """The magnitude of each weight."""
+    for i in range(len(value)):
+        for b in range(LANES):
+            weight[i, b] = abs(value[i, b])
+
+
+@inlined
+def weigh_by_size_and_spread(value, start, importance, variance, weight):
+    """The magnitude of each weight plus the block's root mean square."""
     base = lanes()
     base[:] = ZERO
-    if not magnitude_only:
-        for i in range(len(value)):
-            for b in range(LANES):
-                base[b] += value[i, b] * value[i, b]
+    for i in range(len(value)):
         for b in range(LANES):
-            base[b] = np.sqrt(base[b] / np.float32(len(value)))
+            base[b] += value[i, b] * value[i, b]
+    for b in range(LANES):
+        base[b] = np.sqrt(base[b] / np.float32(len(value)))
     for i in range(len(value)):
         for b in range(LANES):
             weight[i, b] = base[b] + abs(value[i, b])
+
+
+@inlined
+def weigh_by_importance(value, start, importance, variance, weight):
+    """The importance of each weight's column times the root of its square plus the variance of its block's row."""
+    size, spread = len(value), lanes()
+    weight[:] = ZERO
+    spread[:] = ZERO
+    for b in range(min(LANES, len(variance) - start)):
+        spread[b] = variance[start + b]
+        column = (start + b) * size % len(importance)
+        for i in range(size):
+            weight[i, b] = importance[column + i]
+    for i in range(size):
+        for b in range(LANES):
+            weight[i, b] *= np.sqrt(spread[b] + value[i, b] * value[i, b])
 
 
 @inlined
@@ -101,12 +126,18 @@ def spread(steps, low, high, fit):
         fit.error[b] = ZERO
 
 
+@kernel
+def mantissa(value):
+    """`value` with the sign and exponent of MAGIC."""
+    return np.int32(np.float32(value).view(np.int32) & _MANTISSA | _MAGIC_EXPONENT).view(np.float32)
+
+
 @inlined
-def round_levels(value, weight, level, fit, top, sums):
+def round_levels(value, weight, level, fit, top, wraps, sums):
     """Round every value to a level from 0 to `top`, and sum.
 
-    Adding and taking away MAGIC rounds as nearest() does below 2**22. (value - least) * inverse stays far below: a fit is kept
-    for its small error, so that its low, the next trial's least, lies near the least value and not at the greatest.
+    Adding and taking away MAGIC rounds as nearest() does below 2**22. If weights may be 0, a fit's least may lie anywhere and
+    (value - least) * inverse beyond: with `wraps`, only the mantissa counts, as in nearest().
     """
     for b in range(LANES):
         sums.wl[b] = ZERO
@@ -118,9 +149,10 @@ def round_levels(value, weight, level, fit, top, sums):
             least, inverse = fit.least[b], fit.inverse[b]
             for i in range(start, start + UNROLL):
                 x = value[i, b]
-                q = ((x - least) * inverse + MAGIC) - MAGIC
-                q = q if q > ZERO else ZERO  # in this order NaN becomes 0
-                q = q if q < top else top
+                q = (x - least) * inverse + MAGIC
+                if wraps:
+                    q = mantissa(q)
+                q = min(top, max(ZERO, q - MAGIC))  # in this order NaN becomes 0
                 level[i, b] = q
                 step = weight[i, b] * q
                 wl += step
@@ -133,11 +165,13 @@ def round_levels(value, weight, level, fit, top, sums):
 def least_squares(sums, fit):
     """Scale and low of the least weighted square error for the rounding that was summed; low at most 0."""
     for b in range(LANES):
-        det = sums.w[b] * sums.wll[b] - sums.wl[b] * sums.wl[b]
-        scale = (sums.w[b] * sums.wlx[b] - sums.wx[b] * sums.wl[b]) / det
-        low = (sums.wll[b] * sums.wx[b] - sums.wl[b] * sums.wlx[b]) / det
-        fit.scale[b] = sums.wlx[b] / sums.wll[b] if low > ZERO else scale
-        fit.low[b] = ZERO if low > ZERO else low
+        w, wx, wl, wll, wlx = sums.w[b], sums.wx[b], sums.wl[b], sums.wll[b], sums.wlx[b]
+        det = w * wll - wl * wl
+        low = (wll * wx - wl * wlx) / det
+        slope = w * wlx - wx * wl
+        above = low > ZERO
+        fit.scale[b] = (wlx if above else slope) / (wll if above else det)
+        fit.low[b] = ZERO if above else low
         fit.error[b] = ZERO if det > ZERO else INFINITY
 
 
@@ -157,21 +191,27 @@ def add_errors(value, weight, level, fit, magnitude_only):
 def keep_better(fit, best, first):
     """Take the new fit where its error is less, or everywhere if it is the first."""
     for b in range(LANES):
-        better = first | (fit.error[b] < best.error[b])
-        best.scale[b] = fit.scale[b] if better else best.scale[b]
-        best.low[b] = fit.low[b] if better else best.low[b]
-        best.least[b] = fit.least[b] if better else best.least[b]
-        best.inverse[b] = fit.inverse[b] if better else best.inverse[b]
-        best.error[b] = fit.error[b] if better else best.error[b]
+        scale, low, least, inverse, error = fit.scale[b], fit.low[b], fit.least[b], fit.inverse[b], fit.error[b]
+        old_scale, old_low, old_least, old_inverse = best.scale[b], best.low[b], best.least[b], best.inverse[b]
+        old_error = best.error[b]
+        better = first | (error < old_error)
+        best.scale[b] = scale if better else old_scale
+        best.low[b] = low if better else old_low
+        best.least[b] = least if better else old_least
+        best.inverse[b] = inverse if better else old_inverse
+        best.error[b] = error if better else old_error
 
 
-def make_search(size: int, top: int, first: float, trials: int, magnitude_only: bool):
-    """The search for blocks of `size` weights and levels up to `top`: `trials` roundings, `first` steps from top onwards."""
-    highest, offset = np.float32(top), np.float32(first)
+def make_search(size: int, top: int, first: float, step: float, trials: int, magnitude_only: bool, weigh, wraps: bool):
+    """The search for blocks of `size` weights and levels up to `top`: `trials` roundings, `first` steps from top onwards.
+
+    `weigh` (value, start, importance, variance, weight) says how much each error counts.
+    """
+    highest, offset, pace = np.float32(top), np.float32(first), np.float32(step)
 
     @kernel
-    def search(x, found):
-        """The best fit of every block. x: float32 [blocks, size]; found: float32 [4, blocks], rows SCALE to LEAST."""
+    def search(x, importance, variance, found):
+        """The best fit of every block. x: float32 [blocks, size]; found: float32 [5, blocks], rows SCALE to TOTAL."""
         value = by_lanes(size)
         weight = by_lanes(size)
         level = by_lanes(size)
@@ -181,12 +221,12 @@ def make_search(size: int, top: int, first: float, trials: int, magnitude_only: 
         best = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
         for start in range(0, len(x), LANES):
             count = load_lanes(x, start, value)
-            weigh(value, weight, magnitude_only)
+            weigh(value, start, importance, variance, weight)
             survey(value, weight, best.low, high, sums)
             for trial in range(-1, trials):
-                beyond = offset + STEP * np.float32(trial) if trial >= 0 else ZERO
+                beyond = offset + pace * np.float32(trial) if trial >= 0 else ZERO
                 spread(beyond + highest, best.low, high, fit)
-                round_levels(value, weight, level, fit, highest, sums)
+                round_levels(value, weight, level, fit, highest, wraps, sums)
                 if trial >= 0:
                     least_squares(sums, fit)
                 add_errors(value, weight, level, fit, magnitude_only)
@@ -196,10 +236,14 @@ def make_search(size: int, top: int, first: float, trials: int, magnitude_only: 
                 found[MIN, start + b] = -best.low[b]
                 found[INVERSE, start + b] = best.inverse[b]
                 found[LEAST, start + b] = best.least[b]
+                found[TOTAL, start + b] = sums.w[b]
 
     return search
 
 
-search_q2_k = make_search(16, 3, -0.5, 16, True)
-search_q4_k = make_search(32, 15, -1.0, 21, False)
-search_q5_k = make_search(32, 31, -0.5, 16, False)
+search_q2_k = make_search(16, 3, -0.5, 0.1, 16, True, weigh_by_size, False)
+search_q4_k = make_search(32, 15, -1.0, 0.1, 21, False, weigh_by_size_and_spread, False)
+search_q5_k = make_search(32, 31, -0.5, 0.1, 16, False, weigh_by_size_and_spread, False)
+weighted_search_16_3 = make_search(16, 3, -0.9, 0.05, 37, False, weigh_by_importance, True)
+weighted_search_32_15 = make_search(32, 15, -0.9, 0.05, 37, False, weigh_by_importance, True)
+weighted_search_32_31 = make_search(32, 31, -0.9, 0.05, 37, False, weigh_by_importance, True)

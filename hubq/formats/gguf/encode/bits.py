@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 # numba notices that a kernel's own file changed, not that a file it imports did: a cache for each state of the sources
 _HERE = Path(__file__).parent
@@ -144,3 +145,9 @@ def pack_plane(levels, shift, out):
         for k in range(8):
             byte |= (levels[32 * k + i] >> np.uint8(shift) & np.uint8(1)) << np.uint8(k)
         out[i] = byte
+
+
+@intrinsic
+def select(_context, condition, first, second):
+    """`first if condition else second`, both evaluated: no branch in the way of vector code."""
+    return first(condition, first, second), lambda _context, builder, _signature, values: builder.select(*values)

@@ -1,0 +1,150 @@
+"""Activations of a model over text: for every weight, the sum of squares of each column's inputs, as llama-imatrix counts them.
+
+All matrix products with weights go through torch.nn.functional.linear, whoever calls it: a Linear, a router, or a loop over
+slices of experts that transformers keeps stacked in one parameter. There each is recognised by where its weight lies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from hubq.checkpoint import AGAIN, few
+from hubq.errors import BadSource, Unsupported
+
+# what transformers calls parts of a layer -> what checkpoints call them
+RENAMED = {".block_sparse_moe.": ".mlp."}
+# a weight of one expert -> the parameter that holds it for all experts
+STACKED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
+STACKED |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
+_EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What one weight was multiplied with: sums of squares by column, float32 [experts, columns], and tokens, int64 [experts].
+
+    A weight that a checkpoint keeps for each expert apart, and one outside mixtures, has one row.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+
+def collect(
+    model: Any, weights: Collection[str], windows: Iterable[np.ndarray], progress: Callable[[int], None] = lambda done: None
+) -> dict[str, Activation]:
+    """The activations of a transformers model at weights named as in its checkpoint, over windows of token ids [T].
+
+    Squares are summed in float32 within a window, in float64 over windows. `progress` hears the windows done. Raises BadSource
+    for activations that are not finite, Unsupported for weights whose inputs cannot be seen.
+    """
+    places = {name: _place(name, model) for name in weights}
+    watch = _Watch(parameter for parameter, _ in places.values())
+    with _one_expert_at_a_time(model), torch.inference_mode():
+        for done, ids in enumerate(windows, 1):
+            batch = torch.as_tensor(ids, dtype=torch.int64, device=model.device)[None]
+            with watch:
+                model.base_model(input_ids=batch, use_cache=False)  # without the head: nobody reads the logits
+            progress(done)
+    watch.check({parameter.data_ptr(): name for name, (parameter, _) in places.items()})
+    return {name: watch.activation(parameter, expert) for name, (parameter, expert) in places.items()}
+
+
+def uncovered(activations: Mapping[str, Activation]) -> list[str]:
+    """The weights that no token reached, or one of whose experts: parts of a mixture that the text never needs."""
+    return [name for name, activation in activations.items() if not activation.counts.all()]
+
+
+def _place(name: str, model: Any) -> tuple[torch.Tensor, int | None]:
+    """The parameter that holds a checkpoint's weight, and at which expert. Raises Unsupported where there is none."""
+    parameters = dict(model.named_parameters())
+    for theirs, ours in RENAMED.items():
+        name = name.replace(theirs, ours)
+    if name in parameters:
+        return parameters[name], None
+    if match := _EXPERT.fullmatch(name):
+        parameter = parameters.get(f"{match['experts']}.{STACKED.get(match['part'], '')}")
+        if parameter is not None and int(match["number"]) < len(parameter):
+            return parameter, int(match["number"])
+    raise Unsupported(
+        f"the weight {name!r} is not found in transformers' {type(model).__name__}, so its activations cannot be collected",
+        "give an importance matrix from elsewhere: --imatrix FILE",
+    )
+
+
+@contextmanager
+def _one_expert_at_a_time(model: Any) -> Iterator[None]:
+    """While transformers computes mixtures as their authors wrote them, without a kernel for all experts at once."""
+    before = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+class _Watch(TorchFunctionMode):
+    """Sees every linear product and adds up the squares of its inputs, for the weights that lie in `parameters`."""
+
+    def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self._sums: dict[int, torch.Tensor] = {}
+        self._counts: dict[int, list[int]] = {}
+        self._slices: dict[int, tuple[int, int]] = {}  # address of a weight -> that of its parameter, and the expert
+        self._last: tuple[Any, Any] = (None, None)  # query, key and value share their input, and so do gate and up
+        for parameter in parameters:
+            start = parameter.data_ptr()
+            experts = len(parameter) if parameter.dim() > 2 else 1
+            if start not in self._sums:
+                self._sums[start] = torch.zeros(experts, parameter.shape[-1], dtype=torch.float64, device=parameter.device)
+                self._counts[start] = [0] * experts
+                step = parameter.stride(0) * parameter.element_size()
+                self._slices |= {start + expert * step: (start, expert) for expert in range(experts)}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear:
+            self._see(*args[:2])
+        return func(*args, **(kwargs or {}))
+
+    def _see(self, inputs: torch.Tensor, weight: torch.Tensor) -> None:
+        if (found := self._slices.get(weight.data_ptr())) is None:
+            return
+        start, expert = found
+        if self._last[0] is not inputs:
+            rows = inputs.reshape(-1, inputs.shape[-1])
+            self._last = inputs, rows.square().sum(0)
+        self._sums[start][expert] += self._last[1]
+        self._counts[start][expert] += inputs.numel() // inputs.shape[-1]
+
+    def __exit__(self, *details: Any) -> None:
+        self._last = (None, None)
+        super().__exit__(*details)
+
+    def check(self, names: Mapping[int, str]) -> None:
+        """Hold what was seen against the parameters' names. Raises BadSource and Unsupported as collect does."""
+        for start, sums in self._sums.items():
+            if not torch.isfinite(sums.to(torch.float32)).all():
+                raise BadSource(
+                    f"the activations that {names[start]!r} is multiplied with are not finite (NaN or infinity)", AGAIN
+                )
+        silent = {start: len(counts) for start, counts in self._counts.items() if not any(counts)}
+        # of experts that the model does not stack, one may have met no token
+        if unseen := [names[start] for start, experts in silent.items() if experts > 1 or ".experts." not in names[start]]:
+            raise Unsupported(
+                f"what these weights are multiplied with cannot be seen: {few(unseen)}",
+                "give an importance matrix from elsewhere: --imatrix FILE",
+            )
+
+    def activation(self, parameter: torch.Tensor, expert: int | None) -> Activation:
+        """What was seen at a parameter, or at one of its experts."""
+        rows = slice(None) if expert is None else slice(expert, expert + 1)
+        sums = self._sums[parameter.data_ptr()][rows].to(torch.float32).cpu().numpy()
+        return Activation(sums, np.array(self._counts[parameter.data_ptr()][rows], np.int64))
