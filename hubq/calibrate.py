@@ -46,7 +46,7 @@ def collect(
     Squares are summed in float32 within a window, in float64 over windows. `progress` hears the windows done. Raises BadSource
     for activations that are not finite, Unsupported for weights whose inputs cannot be seen.
     """
-    places = {name: _place(name, model) for name in weights}
+    places = _places(weights, model)
     watch = _Watch(parameter for parameter, _ in places.values())
     with _one_expert_at_a_time(model), torch.inference_mode():
         for done, ids in enumerate(windows, 1):
@@ -63,21 +63,26 @@ def uncovered(activations: Mapping[str, Activation]) -> list[str]:
     return [name for name, activation in activations.items() if not activation.counts.all()]
 
 
-def _place(name: str, model: Any) -> tuple[torch.Tensor, int | None]:
-    """The parameter that holds a checkpoint's weight, and at which expert. Raises Unsupported where there is none."""
+def _places(weights: Iterable[str], model: Any) -> dict[str, tuple[torch.Tensor, int | None]]:
+    """The parameter that holds each of a checkpoint's weights, and at which expert. Raises Unsupported where there is none."""
     parameters = dict(model.named_parameters())
+    places = {name: _place(name, parameters) for name in weights}
+    if lost := [name for name, (parameter, _) in places.items() if parameter is None]:
+        raise Unsupported(
+            f"transformers' {type(model).__name__} has no parameters for these weights: {few(lost)}",
+            "give an importance matrix from elsewhere: --imatrix FILE",
+        )
+    return places
+
+
+def _place(name: str, parameters: Mapping[str, torch.Tensor]) -> tuple[Any, int | None]:
     for theirs, ours in RENAMED.items():
         name = name.replace(theirs, ours)
-    if name in parameters:
-        return parameters[name], None
     if match := _EXPERT.fullmatch(name):
-        parameter = parameters.get(f"{match['experts']}.{STACKED.get(match['part'], '')}")
-        if parameter is not None and int(match["number"]) < len(parameter):
-            return parameter, int(match["number"])
-    raise Unsupported(
-        f"the weight {name!r} is not found in transformers' {type(model).__name__}, so its activations cannot be collected",
-        "give an importance matrix from elsewhere: --imatrix FILE",
-    )
+        stack = parameters.get(f"{match['experts']}.{STACKED.get(match['part'], '')}")
+        if stack is not None and int(match["number"]) < len(stack):
+            return stack, int(match["number"])
+    return parameters.get(name), None
 
 
 @contextmanager

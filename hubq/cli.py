@@ -194,12 +194,30 @@ def _command(dataset: str, split: str, field: str, windows: str, seed: int, no_e
 
 @app.command()
 def levels(as_json: Json = False) -> None:
-    """List the levels, best first."""
+    """List the levels by precision, best first."""
     with _answering(as_json):
-        from hubq import ui
         from hubq.formats import levels
+        from hubq.ui_show import show_levels
 
-        ui.show_levels(levels(), as_json)
+        show_levels(levels().values(), as_json)
+
+
+@app.command()
+def show(
+    files: Annotated[list[Path], typer.Argument(help="GGUF files, or folders that hold some; of a split model any part.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the file, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what GGUF files hold: level, size, storage types, metadata. Several files get a line each."""
+    with _answering(as_json):
+        from hubq.formats.gguf.facts import facts, models
+        from hubq.formats.gguf.read import read_set
+        from hubq.ui_show import show_models
+
+        found = models(files)
+        if tensors and not as_json and len(found) > 1:
+            raise Usage(f"--tensors is for one model, and these are {len(found)}", "name one file, or use --json")
+        show_models([facts(read_set(path)) for path in found], tensors, as_json)
 
 
 @app.command()

@@ -71,13 +71,15 @@ class Source:
 class Level:
     """One way of storing weights, written `format:name` everywhere: `gguf:Q4_K_M`.
 
-    `bits` are the nominal bits per weight; `needs_matrix` says whether it is made with an importance matrix only.
+    `bits` are the nominal bits per weight; `needs_matrix` says whether it is made with an importance matrix only, `special`
+    whether it suits models of one kind only.
     """
 
     id: str
     bits: float
     summary: str
     needs_matrix: bool = False
+    special: bool = False
 
     @property
     def format(self) -> str:

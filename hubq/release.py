@@ -64,9 +64,10 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
         tell(Event("plan", result=planned))
         hub, repo = destination(request.to, planned.name)
         hub.check_writable(repo)
-        if planned.write and planned.free < planned.need + SPARE:
+        need = planned.need + SPARE
+        if planned.write and planned.free < need:
             raise HubqError(
-                f"this takes {planned.need / 1e9:.2f} GB and {request.store.root} has {planned.free / 1e9:.2f} GB free",
+                f"this takes {need / 1e9:.2f} GB of disk, and {request.store.root} has {planned.free / 1e9:.2f} GB free",
                 "name fewer levels, do one after another with --stream, or choose another disk with --work-dir",
             )
         windows = _read_text(request, planned, Path(aside))

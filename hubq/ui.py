@@ -15,7 +15,7 @@ from rich.table import Table
 from hubq.errors import HubqError
 
 if TYPE_CHECKING:
-    from hubq.nouns import Estimate, Level, Measurement, Release
+    from hubq.nouns import Estimate, Measurement, Release
     from hubq.plan import Plan
     from hubq.release import Event, Result
 
@@ -32,14 +32,18 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _console(stderr: bool) -> Console:
+def make_console(stderr: bool) -> Console:
+    """Where to print: text is never markup, and colours are for terminals only."""
     plain = bool(os.environ.get("CI") or os.environ.get("HUBQ_NO_PROGRESS"))
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 160
-    return Console(file=stream, markup=False, highlight=False, width=width, force_terminal=False if plain else None)
+    return Console(
+        file=stream, markup=False, emoji=False, highlight=False, width=width, force_terminal=False if plain else None
+    )
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without lines; all columns but the first are for numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -52,7 +56,7 @@ class Screen:
     """What `publish` shows as it works: a live table on a terminal, a line per finished step elsewhere, nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = _console(stderr=True)
+        self.console = make_console(stderr=True)
         self.quiet = quiet
         self.live = Live(console=self.console, refresh_per_second=8) if self.console.is_terminal and not quiet else None
         self.states: dict[str, str] = {}
@@ -108,7 +112,7 @@ class Screen:
 
     def _render(self) -> Table:
         rows = [[level, self.sizes.get(level, ""), state, self.found.get(level, "")] for level, state in self.states.items()]
-        table = _table(["variant", "size", "state", "loss"], rows)
+        table = make_table(["variant", "size", "state", "loss"], rows)
         table.columns[2].justify = table.columns[3].justify = "left"
         table.columns[2].min_width = 32  # so that the table stands still
         table.caption, table.caption_justify = self.step, "left"
@@ -144,7 +148,7 @@ def show_result(result: Result, as_json: bool) -> None:
     if as_json:
         print_json({"target": result.target, "commit": result.commit, "release": record(release)})
         return
-    console = _console(stderr=False)
+    console = make_console(stderr=False)
     engines = sorted({row.engine for row in release.measurements if row.level != "reference"})
     whole = _results(release, engines)
     narrow = console.measure(whole, options=console.options.update(max_width=1000)).maximum > console.width
@@ -170,7 +174,7 @@ def _results(release: Release, engines: Sequence[str]) -> Table:
             found = by_pair.get((artifact.level, engine))
             row += [_figure(found.values[name], factor) if found else "–" for name, (_, factor) in HEADLINE.items()]
         rows.append(row)
-    return _table(columns, rows)
+    return make_table(columns, rows)
 
 
 def _measured(release: Release) -> str:
@@ -207,23 +211,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         [i.level.id, i.file, size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"]
         for i in plan.items
     ]
-    console = _console(stderr=False)
+    console = make_console(stderr=False)
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
     console.print(f"target    {plan.target}", soft_wrap=True)
     console.print(f"download  {size(plan.download)}")
     console.print(f"disk      {size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
     console.print()
-    console.print(_table(["variant", "file", "size", "bits/weight", "state"], rows))
-
-
-def show_levels(levels: Mapping[str, Level], as_json: bool) -> None:
-    """The table of levels."""
-    if as_json:
-        print_json({"levels": [{"id": level.id, "bits": level.bits, "summary": level.summary} for level in levels.values()]})
-        return
-    table = _table(["level", "bits", "what it is"], [[level.id, f"{level.bits:g}", level.summary] for level in levels.values()])
-    table.columns[-1].justify = "left"
-    _console(stderr=False).print(table)
+    console.print(make_table(["variant", "file", "size", "bits/weight", "state"], rows))
 
 
 def show_checks(checks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
@@ -231,12 +225,12 @@ def show_checks(checks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json({"checks": list(checks)})
         return
-    table = _table(
+    table = make_table(
         ["what", "found", "it unlocks"], [[c["name"], c["found"] or f"missing: {c['hint']}", c["unlocks"]] for c in checks]
     )
     for column in table.columns:
         column.justify = "left"
-    _console(stderr=False).print(table)
+    make_console(stderr=False).print(table)
 
 
 def print_json(facts: Mapping[str, Any], status: str = "ok") -> None:
@@ -249,7 +243,7 @@ def show_error(error: HubqError, as_json: bool) -> None:
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, "failed")
         return
-    console = _console(stderr=True)
+    console = make_console(stderr=True)
     console.print("error:", style="bold red", end=" ")
     console.print(error.message, soft_wrap=True)
     if error.hint:

@@ -9,8 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import tiny
+
+from hubq.formats import levels
+
+LEVELS = levels()
 
 
 def hubq(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,16 +37,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_names_every_command() -> None:
     told = hubq("--help")
     assert told.returncode == 0 and told.stderr == ""
-    for command in ("publish", "levels", "doctor", "--version", "Exit codes"):
+    for command in ("publish", "levels", "show", "doctor", "--version", "Exit codes"):
         assert command in told.stdout
 
 
-def test_levels_lists_every_level_best_first() -> None:
-    table, document = hubq("levels"), json.loads(hubq("levels", "--json").stdout)
+def test_levels_lists_every_level_by_precision() -> None:
+    table, document = hubq("levels").stdout, json.loads(hubq("levels", "--json").stdout)
     names = [level["id"] for level in document["levels"]]
-    assert document["status"] == "ok" and len(names) == 17
+    groups = ["16-32 bit", "5-8 bit", "3-4 bit", "1-2 bit"]
+    assert document["status"] == "ok" and set(names) == set(LEVELS)
+    assert list(dict.fromkeys(level["group"] for level in document["levels"])) == groups
     assert names.index("gguf:Q8_0") < names.index("gguf:Q4_K_M") < names.index("gguf:Q2_K")
-    assert [line.split()[0] for line in table.stdout.splitlines()[1:]] == names
+    lines = [line.strip() for line in table.splitlines()[1:]]
+    assert [line.split()[0] for line in lines if line not in groups] == names
+    assert [line for line in lines if line in groups] == groups
+    needed = {level["id"] for level in document["levels"] if level["needs_matrix"]}
+    assert needed == {line.split()[0] for line in lines if " needed " in line}
+    assert "gguf:IQ2_XS" in needed and "gguf:Q4_K_M" not in needed
 
 
 def test_doctor_tells_what_is_there_and_never_a_token() -> None:
@@ -128,3 +141,77 @@ def test_names_from_upstream_are_no_markup(model: Path, tmp_path: Path) -> None:
     told = hubq("publish", str(folder), *arguments)
     assert told.returncode == 0, told.stderr
     assert "[red]evil @ " in told.stderr and "pulled    LICENSE[bold]" in told.stderr
+
+
+def gguf_file(path: Path, name: str = "A model", **texts: str) -> Path:
+    """A GGUF of two tensors that calls itself Q8_0 and holds two arrays and a chat template."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_file_type(7)
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 2000)
+    writer.add_array("general.tags", ["a", "b"])
+    writer.add_chat_template("{{ messages }}")
+    writer.add_float32("x.bound", float("inf"))
+    for key, text in texts.items():
+        writer.add_string(key, text)
+    packed = gguf.quants.quantize(np.ones((4, 64), np.float32), gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("token_embd.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("output_norm.weight", np.ones(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_show_tells_what_is_in_a_file(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path / "M-Q8_0.gguf")
+    told = hubq("show", str(path), "--tensors")
+    lines = [line.split() for line in told.stdout.splitlines()]
+    assert told.returncode == 0 and told.stderr == ""
+    assert ["level", "Q8_0"] in lines and ["weights", "320"] in lines and ["name", "A", "model"] in lines
+    assert ["Q8_0", "1", "256", "272", "B", "80.0%"] in lines and ["F32", "1", "64", "256", "B", "20.0%"] in lines
+    assert ["token_embd.weight", "4", "x", "64", "Q8_0", "272"] in lines
+    assert ["tokenizer.ggml.scores", "2,000", "x", "f32"] in lines and ["general.tags", "2:", "a,", "b"] in lines
+    assert "14 characters, SHA-256 " in told.stdout and "messages" not in told.stdout
+    assert "token_embd" not in hubq("show", str(path)).stdout
+
+
+def test_show_as_json_holds_everything(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path / "M-Q8_0.gguf", **{"quantize.imatrix.dataset": "wiki"})
+    document = json.loads(hubq("show", str(path), "--json").stdout, parse_constant=pytest.fail)
+    (model,) = document["models"]
+    assert document["status"] == "ok" and model["architecture"] == "llama" and model["level"] == "Q8_0"
+    assert model["size"] == path.stat().st_size and model["weights"] == 320
+    assert model["bits_per_weight"] == {"file": 8 * model["size"] / 320, "weights": 8 * (272 + 256) / 320}
+    assert model["imatrix"] == {"dataset": "wiki"} and model["metadata"]["x.bound"] == "inf"
+    assert model["metadata"]["tokenizer.chat_template"] == "{{ messages }}"
+    assert model["metadata"]["general.tags"] == ["a", "b"] and model["metadata"]["tokenizer.ggml.scores"]["count"] == 2000
+    assert [tensor["shape"] for tensor in model["tensors"]] == [[4, 64], [64]]
+    assert path.read_bytes()[model["tensors"][1]["offset"] :][:256] == np.ones(64, np.float32).tobytes()
+
+
+def test_show_gives_each_of_several_models_a_line(tmp_path: Path) -> None:
+    first, second = gguf_file(tmp_path / "one.gguf"), gguf_file(tmp_path / "two.gguf")
+    told = hubq("show", str(tmp_path), str(first))
+    assert [line.split()[0] for line in told.stdout.splitlines()[1:]] == [str(first), str(second)]
+    assert hubq("show", str(tmp_path), "--tensors").returncode == 2
+
+
+def test_text_in_a_file_cannot_upset_a_terminal(tmp_path: Path) -> None:
+    evil = "\x1b[2J[red]\u202e:smile:"
+    path = gguf_file(tmp_path / "M.gguf", name=evil, **{f"key {evil}": evil * 99})
+    told = hubq("show", str(path))
+    assert told.returncode == 0 and r"\x1b[2J[red]\u202e:smile:" in told.stdout
+    assert not {"\x1b", "\u202e"} & set(told.stdout) and max(map(len, told.stdout.splitlines())) <= 160
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [("nope.gguf", 2, "there is no file"), ("", 2, "there is no .gguf file"), ("note.gguf", 1, "note.gguf is not a GGUF file")],
+)
+def test_show_refuses_other_files(name: str, code: int, message: str, tmp_path: Path) -> None:
+    if name == "note.gguf":
+        (tmp_path / name).write_text("Not a model, but a note that somebody left here.")
+    told = hubq("show", str(tmp_path / name))
+    assert told.returncode == code and told.stdout == "" and f"error: {message}" in told.stderr and "hint: " in told.stderr

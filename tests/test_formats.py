@@ -34,7 +34,7 @@ def test_every_format_has_the_agreed_names(name: str) -> None:
 
 def test_levels_are_listed_best_first_by_their_full_names() -> None:
     table = levels()
-    assert list(table)[:3] == ["gguf:F32", "gguf:BF16", "gguf:F16"] and list(table)[-1] == "gguf:IQ1_S"
+    assert list(table)[:3] == ["gguf:F32", "gguf:BF16", "gguf:F16"] and list(table)[-1] == "gguf:Q1_0"
     assert all(key == level.id for key, level in table.items())
     assert len({level.name.lower() for level in table.values()}) == len(table)
 
@@ -48,6 +48,7 @@ def test_levels_are_listed_best_first_by_their_full_names() -> None:
         ("q2_k, gguf:Q8_0 ,Q4_K_M,", ["Q8_0", "Q4_K_M", "Q2_K"]),
         ("q4_k_m,Q4_K_M,gguf:q4_k_m", ["Q4_K_M"]),
         ("Bf16", ["BF16"]),
+        ("q4_k,GGUF:Q5_K", ["Q5_K_M", "Q4_K_M"]),
     ],
 )
 def test_levels_as_people_write_them(text: str, names: list[str]) -> None:
@@ -56,7 +57,8 @@ def test_levels_as_people_write_them(text: str, names: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["all", " ALL "])
 def test_all_means_all_that_can_be_built(text: str) -> None:
-    every = tuple(levels().values())
+    every = tuple(level for level in levels().values() if not level.special)
+    assert {level.name for level in levels().values()} - {level.name for level in every} > {"MXFP4_MOE", "TQ2_0", "Q1_0"}
     assert parse_levels(text, matrix=True) == every
     assert parse_levels(text) == tuple(level for level in every if not level.needs_matrix)
 

@@ -19,6 +19,7 @@ ROOT = Path(hubq.__file__).parent
 RANKS = """
 hubq.__main__
 hubq.cli
+hubq.ui_show
 hubq.ui hubq.doctor
 hubq.release
 hubq.plan

@@ -43,16 +43,31 @@ def tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+SHAPE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8}
+SHAPE |= {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 1024}
+SHAPE |= {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False}
+
+
 def llama(folder: Path, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", **changes: Any) -> Path:
     """Write a random Llama; `changes` go to its LlamaConfig. 256 divides its rows unless `changes` say otherwise."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8}
-    shape |= {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 1024}
-    shape |= {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False}
+    return _save(folder, LlamaForCausalLM, LlamaConfig(**{**SHAPE, **changes}), seed, shards, dtype)
+
+
+def mixtral(folder: Path, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", **changes: Any) -> Path:
+    """Write a random Mixtral of 4 experts, stored one by one as on the Hub; `changes` go to its MixtralConfig."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(**{**SHAPE, "num_local_experts": 4, "num_experts_per_tok": 2, **changes})
+    return _save(folder, MixtralForCausalLM, config, seed, shards, dtype)
+
+
+def _save(folder: Path, kind: Any, config: Any, seed: int, shards: int, dtype: str) -> Path:
+    import torch
+
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**shape, **changes})).to(getattr(torch, dtype))
+    model = kind(config).to(getattr(torch, dtype))
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(weight.nbytes for weight in model.state_dict().values())
     model.save_pretrained(folder, max_shard_size=size // shards + 1 if shards == 1 else size // shards)

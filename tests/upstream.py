@@ -102,10 +102,16 @@ def tensors(path: Path) -> dict[str, tuple[int, np.ndarray]]:
     return found
 
 
-def choices(source: Path, file_type: int, **options: Any) -> dict[str, str]:
-    """Tensor name -> storage type that llama-quantize would give it; `options` are those of `requantize`."""
+def choices(source: Path, file_type: int, **options: Any) -> tuple[dict[str, str], int]:
+    """Tensor name -> storage type that llama-quantize would give it, and how many of them are fallbacks.
+
+    `options` are those of `requantize`.
+    """
+    log = _dry_run(source, file_type, options)
     line = re.compile(r"^\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), size = .* MiB(?: \((\w+)\))?$", re.M)
-    return {name: (after or before).upper() for name, before, after in line.findall(_dry_run(source, file_type, options))}
+    fallbacks = re.search(r"(\d+) of \d+ tensor\(s\) required fallback", log)
+    types = {name: (after or before).upper() for name, before, after in line.findall(log)}
+    return types, int(fallbacks[1]) if fallbacks else 0
 
 
 def wants_matrix(source: Path, file_type: int) -> bool:

@@ -1,6 +1,7 @@
 """Room 1: formats. A format is a module with a few agreed names, found by name in the table below and imported when needed.
 
 LEVELS: dict[str, Level]                                  # best first; the card's order
+ALIASES: dict[str, str]                                   # other names of levels
 plan(repo, folder, config, stored, levels, options) -> Plan    # early and exact; raises for what cannot be built
 build(plan, checkpoint, paths, progress) -> Iterator[Artifact]
 file_name(model, level) -> str
@@ -61,14 +62,14 @@ def levels() -> dict[str, Level]:
 
 
 def parse_levels(text: str, matrix: bool = False) -> tuple[Level, ...]:
-    """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`, or `all` that can be built.
+    """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`, or `all` that suit any model and can be built.
 
     Case does not matter, nor does the format where only one has the name. `matrix` says whether there is an importance matrix.
     Raises Usage for a name that is none, with the nearest ones, and for a level that needs a matrix where there is none.
     """
     known = levels()
     if text.strip().lower() == "all":
-        return tuple(level for level in known.values() if matrix or not level.needs_matrix)
+        return tuple(level for level in known.values() if not level.special and (matrix or not level.needs_matrix))
     chosen = {_find(name.strip(), known) for name in text.split(",") if name.strip()}
     if not chosen:
         raise Usage("no level is named", "see `hubq levels`")
@@ -85,6 +86,11 @@ def _find(name: str, known: dict[str, Level]) -> str:
     import difflib
 
     wanted = name.lower()
+    for format_name in FORMATS:
+        aliases = {alias.lower(): level.lower() for alias, level in open_format(format_name).ALIASES.items()}
+        prefix, _, last = wanted.rpartition(":")
+        if prefix in ("", format_name):
+            wanted = f"{prefix}:{aliases.get(last, last)}".removeprefix(":")
     found = [level.id for level in known.values() if wanted in (level.id.lower(), level.name.lower())]
     if len(found) == 1:
         return found[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubq.formats import Expected, Options
-from hubq.formats.gguf.levels import LEVELS
+from hubq.formats.gguf.levels import ALIASES, LEVELS
 from hubq.nouns import Artifact, Level, Release, Source
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def usage(release: Release) -> str:
 
 
 __all__ = [
+    "ALIASES",
     "LEVELS",
     "VERSION",
     "Plan",

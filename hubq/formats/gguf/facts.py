@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hubq.formats.gguf.split import parse_part
 LISTED = 1024  # a longer array is told by its type, count and hash
 GUESSED = 1024  # a bit of `general.file_type`: the converter was not told the type, but guessed it
 IMATRIX = "quantize.imatrix."
+TEMPLATE = "tokenizer.chat_template"
 
 
 def models(paths: Iterable[Path]) -> list[Path]:
@@ -40,7 +41,6 @@ def facts(parts: Sequence[Header]) -> dict[str, Any]:
     first, tensors = parts[0], [tensor for part in parts for tensor in part.tensors]
     size, weights = sum(part.size for part in parts), sum(map(_weights, tensors))
     content = sum(tensor.size for tensor in tensors)
-    template = first.metadata.get("tokenizer.chat_template")
     return {
         "path": str(first.path),
         "gguf": {"version": first.version, "alignment": first.alignment},
@@ -51,12 +51,21 @@ def facts(parts: Sequence[Header]) -> dict[str, Any]:
         "weights": weights,
         "bits_per_weight": {"file": 8 * size / weights, "weights": 8 * content / weights} if weights else None,
         "types": _types(tensors, weights),
-        "imatrix": {key.removeprefix(IMATRIX): _plain(value) for key, value in first.metadata.items() if key.startswith(IMATRIX)},
-        "chat_template": _digest(template) if isinstance(template, str) else None,
+        "imatrix": {
+            key.removeprefix(IMATRIX): _plain(value) for key, value in first.metadata.items() if key.startswith(IMATRIX)
+        },
+        "chat_templates": {key: _digest(value) for key, value in first.metadata.items() if _is_template(key, value)},
         "parts": [{"file": part.path.name, "size": part.size, "tensors": len(part.tensors)} for part in parts],
         "metadata": {key: _plain(value) for key, value in first.metadata.items()},
         "tensors": [
-            {"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.size, "file": part.path.name, "offset": t.offset}
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "type": t.type,
+                "bytes": t.size,
+                "file": part.path.name,
+                "offset": t.offset,
+            }
             for part in parts
             for t in part.tensors
         ],
@@ -89,6 +98,10 @@ def _types(tensors: Sequence[StoredTensor], weights: int) -> list[dict[str, Any]
         size = sum(tensor.size for tensor in chosen)
         rows.append({"type": name, "tensors": len(chosen), "weights": count, "bytes": size, "share": count / max(1, weights)})
     return sorted(rows, key=lambda row: (-row["weights"], row["type"]))
+
+
+def _is_template(key: str, value: Any) -> bool:
+    return isinstance(value, str) and (key == TEMPLATE or key.startswith(f"{TEMPLATE}."))
 
 
 def _digest(text: str) -> dict[str, Any]:

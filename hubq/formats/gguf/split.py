@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
     """The bytes that "300M" or "2G" stand for. Raises Usage for anything else."""
     match = re.fullmatch(r"([1-9][0-9]{0,8})([MG])", text)
     if not match:
-        raise Usage(f"{text!r} is no size of a part", "write a whole number and M or G, in decimal units: 300M, 2G")
+        raise Usage(f"--split-max-size {text}: no size", "write a whole number and M or G, in decimal units: 300M or 2G")
     return int(match[1]) * UNITS[match[2]]
 
 
@@ -46,7 +46,7 @@ def parts(sizes: Sequence[int], limit: int) -> list[range]:
     """
     if sizes and sizes[0] > limit:
         least = -(-sizes[0] // UNITS["M"])
-        raise Usage(f"the first tensor alone has {sizes[0]:,} bytes, more than a part may", f"allow at least {least}M")
+        raise Usage(f"the first tensor alone has {sizes[0]:,} bytes, more than a part may", f"--split-max-size {least}M")
     starts, filled = [0], 0
     for i, size in enumerate(sizes):
         filled += size
@@ -54,7 +54,7 @@ def parts(sizes: Sequence[int], limit: int) -> list[range]:
             starts.append(i)
             filled = size
     if len(starts) > MOST_PARTS:
-        raise Usage(f"the model would have {len(starts):,} parts, and GGUF counts to {MOST_PARTS:,}", "allow larger parts")
+        raise Usage(f"the model would have {len(starts):,} parts, and GGUF counts to {MOST_PARTS:,}", "allow larger ones")
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hubq.checkpoint import StoredTensor
 from hubq.errors import BadSource, HubqError, Unsupported
-from hubq.formats.gguf.arch import families, family, llama
+from hubq.formats.gguf.arch import families, family, llama, mixtral
 from hubq.source import read_config
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0}
@@ -252,11 +252,96 @@ def test_a_stored_head_of_a_tied_model_is_left_out(tmp_path: Path) -> None:
     assert np.abs(ours(path, ids) - plain).max() < 2e-3 * plain.std()
 
 
+# --- mixtures of experts ---
+
+MIXTRAL: dict[str, Any] = CONFIG | {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4}
+
+
+def stored_mixtral(**changes: tuple[int, ...] | None) -> dict[str, StoredTensor]:
+    """The tensors that MIXTRAL calls for, as on the Hub; `changes` as in `stored`."""
+    size = mixtral.dimensions(MIXTRAL)
+    experts = {f"experts.{i}.{name}": shape for i in range(4) for name, shape in mixtral.EXPERT.items()}
+    mixture = mixtral.ROUTER | {f"block_sparse_moe.{name}": shape for name, shape in experts.items()}
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    for block in range(size["layers"]):
+        for name, shape in mixture.items():
+            shapes[f"model__layers__{block}__{name}"] = tuple(size[part] for part in shape.split())
+        shapes |= {f"model__layers__{block}__mlp__{name}_proj__weight": None for name in ("gate", "up", "down")}
+    return stored(CONFIG, **shapes | changes)
+
+
+def test_the_keys_of_a_mixture() -> None:
+    assert family(MIXTRAL) is mixtral and mixtral.GGUF == "llama"
+    experts = {".expert_count": 4, ".expert_used_count": 2}
+    assert mixtral.keys(MIXTRAL) == llama.keys(CONFIG) | experts
+    assert mixtral.keys(MIXTRAL | {"num_local_experts": None, "num_experts_per_tok": 3}) == llama.keys(CONFIG) | {
+        ".expert_count": 8,
+        ".expert_used_count": 3,
+    }
+
+
+def test_experts_are_stacked_in_their_order() -> None:
+    tensors = {tensor.name: tensor for tensor in mixtral.tensors(MIXTRAL, stored_mixtral())}
+    assert len(tensors) == 2 * (6 + 1 + 3) + 3
+    shapes = {"gate": ("w1", (4, 128, 64)), "down": ("w2", (4, 64, 128)), "up": ("w3", (4, 128, 64))}
+    for name, (stored_name, shape) in shapes.items():
+        tensor = tensors[f"blk.1.ffn_{name}_exps.weight"]
+        experts = "model.layers.1.block_sparse_moe.experts"
+        assert tensor.shape == shape and tensor.rows is None
+        assert tensor.sources == tuple(f"{experts}.{i}.{stored_name}.weight" for i in range(4))
+    assert tensors["blk.0.ffn_gate_inp.weight"].shape == (4, 64)
+    assert tensors["blk.0.attn_q.weight"].rows is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"num_local_experts": 8, "num_experts_per_tok": 3}, {"num_key_value_heads": 1, "head_dim": 32}],
+    ids=["4 experts", "3 of 8 experts", "wide heads"],
+)
+def test_mixtral_gives_the_logits_of_transformers(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = tiny.mixtral(tmp_path / "model", dtype="float32", initializer_range=0.25, **{**SHAPE, **changes})
+    shake(folder)
+    assert_same_logits(folder, tmp_path / "out")
+
+
+def test_a_router_stays_in_single_precision(tmp_path: Path) -> None:
+    folder = tiny.mixtral(tmp_path / "model", num_hidden_layers=1)
+    reader = GGUFReader(build(folder, tmp_path / "out", ["F16"])["F16"].path)
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types["blk.0.ffn_gate_inp.weight"] == "F32" and types["blk.0.ffn_down_exps.weight"] == "F16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_local_experts": 1, "num_experts_per_tok": 1}, "1 of 1 experts for a token make no sense"),
+        ({"num_experts_per_tok": 5}, "5 of 4 experts for a token make no sense"),
+        ({"num_local_experts": 1025}, "2 of 1025 experts for a token make no sense"),
+        ({"num_local_experts": "4"}, "num_local_experts should be a positive whole number, but is '4'"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok should be a positive whole number, but is 0"),
+        ({"num_local_experts": 1024}, "calls for 2 layers of 1024 experts, the checkpoint holds 41 tensors"),
+        ({"num_hidden_layers": 2**31 - 1}, "calls for 2147483647 layers of 4 experts, the checkpoint holds 41 tensors"),
+        ({"num_local_experts": 3}, r"family does not have: model\.layers\.0\.block_sparse_moe\.experts\.3\.w1\.weight"),
+        ({"num_local_experts": 5}, r"lacks tensors .*: model\.layers\.0\.block_sparse_moe\.experts\.4\.w1\.weight"),
+    ],
+)
+def test_experts_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadSource, match=message) as caught:
+        mixtral.tensors(MIXTRAL | changes, stored_mixtral())
+    assert caught.value.hint
+
+
+def test_an_expert_of_another_shape_is_refused() -> None:
+    name = "model__layers__1__block_sparse_moe__experts__2__w2__weight"
+    with pytest.raises(BadSource, match=r"experts\.2\.w2\.weight' is \[128, 64\], config\.json makes it \[64, 128\]"):
+        mixtral.tensors(MIXTRAL, stored_mixtral(**{name: (128, 64)}))
+
+
 # --- refusals: which family ---
 
 
 def test_known_families() -> None:
-    assert families() == ["llama", "mistral"]
+    assert families() == ["llama", "mistral", "mixtral"]
     assert family(CONFIG) is family(CONFIG | {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}) is llama
 
 
@@ -274,7 +359,7 @@ def test_known_families() -> None:
     ],
 )
 def test_other_families_are_refused_by_name(architectures: list[Any], model_type: str) -> None:
-    with pytest.raises(Unsupported, match=r"does not convert .* to GGUF; it knows llama, mistral$") as caught:
+    with pytest.raises(Unsupported, match=r"does not convert .* to GGUF; it knows llama, mistral, mixtral$") as caught:
         family(CONFIG | {"architectures": architectures, "model_type": model_type})
     assert repr(model_type) in caught.value.message and "CONTRIBUTING" in caught.value.hint
     assert caught.value.message.isprintable()
@@ -462,6 +547,14 @@ OPTIONAL = ["head_dim", "rope_theta", "rope_scaling", "rope_parameters", "hidden
 @settings(max_examples=400, deadline=None)
 def test_no_config_ends_in_another_error(changes: dict[str, Any]) -> None:
     allowed(lambda: read(read_config(json.dumps(CONFIG | changes).encode())))
+
+
+@given(st.dictionaries(st.sampled_from([*MIXTRAL, *OPTIONAL, "num_experts_per_tok"]), NESTED, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_no_config_of_a_mixture_ends_in_another_error(changes: dict[str, Any]) -> None:
+    config = read_config(json.dumps(MIXTRAL | changes).encode())
+    allowed(lambda: mixtral.tensors(config, stored_mixtral()))
+    allowed(lambda: mixtral.keys(config))
 
 
 def allowed(work: Callable[[], Any]) -> None:

@@ -16,7 +16,10 @@ from hubq import reference
 from hubq.checkpoint import open_checkpoint
 from hubq.errors import HubqError, MissingExtra, Usage
 from hubq.formats.gguf import engine
-from hubq.formats.gguf.write import draw, lay_out, write
+from hubq.formats.gguf.blueprint import draw
+from hubq.formats.gguf.layout import lay_out
+from hubq.formats.gguf.split import part_name
+from hubq.formats.gguf.write import write
 from hubq.nouns import Artifact, RepoFile, Source
 from hubq.source import read_config
 
@@ -30,14 +33,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(folder: Path, levels: list[str]) -> tuple[Source, dict[str, Artifact]]:
+def build(folder: Path, levels: list[str], split: int | None = None) -> tuple[Source, dict[str, Artifact]]:
     config = read_config((folder / "config.json").read_bytes())
     files = tuple(RepoFile(path.name, path.stat().st_size) for path in sorted(folder.iterdir()))
     source = Source(f"org/{folder.name}", "0" * 40, folder, config, {}, files)
     with open_checkpoint(folder, [file.path for file in files]) as checkpoint:
         drawn = draw(source.repo, folder, config, checkpoint.tensors)
         paths = {level: folder.parent / f"{level}.gguf" for level in levels}
-        artifacts = list(write(drawn, lay_out(drawn, levels), checkpoint, paths))
+        artifacts = list(write(drawn, lay_out(drawn, levels, split=split), checkpoint, paths))
     return source, {artifact.level.partition(":")[2]: artifact for artifact in artifacts}
 
 
@@ -68,6 +71,26 @@ def test_a_lossless_file_has_the_weights_of_its_source(built: Built) -> None:
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
         assert torch.equal(logits(artifacts[level], source, "weights"), truth(source))
+
+
+def test_experts_are_decoded_to_the_names_of_the_checkpoint(tmp_path: Path) -> None:
+    source, artifacts = build(tiny.mixtral(tmp_path / "model"), ["BF16"])
+    expected, found = dict(reference.source_weights(source)), dict(engine.decoded(artifacts["BF16"].path, source))
+    assert found.keys() == expected.keys() and sum(".experts." in name for name in found) == 2 * 4 * 3
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_model_in_parts_is_the_same_model(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "model")
+    source, whole = build(folder, ["Q8_0"])
+    whole_path = whole["Q8_0"].path.rename(tmp_path / "whole.gguf")
+    _, split = build(folder, ["Q8_0"], split=10**6)
+    assert split["Q8_0"].path.name == "Q8_0-00001-of-00002.gguf" and len(list(tmp_path.glob("Q8_0*"))) == 2
+    for name in engine.available():
+        assert torch.equal(logits(split["Q8_0"], source, name), logits(at(whole_path, whole["Q8_0"]), source, name))
+    (tmp_path / part_name("Q8_0.gguf", 1, 2)).unlink()
+    with pytest.raises(HubqError, match=r"its folder lacks Q8_0-00002-of-00002.gguf"):
+        dict(engine.decoded(split["Q8_0"].path, source))
 
 
 def test_llama_cpp_computes_the_same_model(built: Built) -> None:

@@ -1,6 +1,6 @@
-"""The search behind Q2_K, Q4_K and Q5_K: the scale and min of each block, before they are quantized in turn.
+"""The search behind Q2_K, Q4_K and Q5_K, and behind Q4_1 and Q5_1 with an importance matrix: scale and min of each block.
 
-For each block of 16 or 32 weights ggml tries 16 or 21 roundings, fits scale and min to each by weighted least squares, and
+For each block of 16 or 32 weights ggml tries 16 to 37 roundings, fits scale and min to each by weighted least squares, and
 keeps the fit of least error. Its float sums must keep their order, so the weights of one block cannot be taken together; but
 blocks do not depend on each other. The search takes LANES blocks side by side: arrays are [position, lane], the inner loop
 runs over lanes, branches are selects, and the compiler makes vector code of it.
@@ -25,7 +25,8 @@ from hubq.formats.gguf.encode.bits import (
     load_lanes,
 )
 
-SCALE, MIN, INVERSE, LEAST, TOTAL = range(5)  # rows of what a search finds: INVERSE and LEAST give back the best levels
+# Rows of what a search finds of every block; INVERSE and LEAST give back the levels of the best fit, TOTAL sums the weights.
+SCALE, MIN, INVERSE, LEAST, TOTAL = range(5)
 UNROLL = 8  # positions taken at a time, so that sums rest in registers between visits to memory
 
 _MANTISSA = np.int32(0x7FFFFF)
@@ -53,42 +54,26 @@ class Sums(NamedTuple):
 
 
 @inlined
-def weigh_by_size(value, start, importance, variance, weight):
-    """The magnitude of each weight."""
+def weigh_by_size(value, start, guide, weight):
+    """How much each weight's error counts: its magnitude."""
     for i in range(len(value)):
         for b in range(LANES):
             weight[i, b] = abs(value[i, b])
 
 
 @inlined
-def weigh_by_size_and_spread(value, start, importance, variance, weight):
-    """The magnitude of each weight plus the block's root mean square."""
-    base = lanes()
-    base[:] = ZERO
-    for i in range(len(value)):
-        for b in range(LANES):
-            base[b] += value[i, b] * value[i, b]
-    for b in range(LANES):
-        base[b] = np.sqrt(base[b] / np.float32(len(value)))
-    for i in range(len(value)):
-        for b in range(LANES):
-            weight[i, b] = base[b] + abs(value[i, b])
-
-
-@inlined
-def weigh_by_importance(value, start, importance, variance, weight):
-    """The importance of each weight's column times the root of its square plus the variance of its block's row."""
-    size, spread = len(value), lanes()
-    weight[:] = ZERO
+def weigh_by_size_and_spread(value, start, guide, weight):
+    """How much each weight's error counts: its magnitude plus the root mean square of its block."""
+    spread = lanes()
     spread[:] = ZERO
-    for b in range(min(LANES, len(variance) - start)):
-        spread[b] = variance[start + b]
-        column = (start + b) * size % len(importance)
-        for i in range(size):
-            weight[i, b] = importance[column + i]
-    for i in range(size):
+    for i in range(len(value)):
         for b in range(LANES):
-            weight[i, b] *= np.sqrt(spread[b] + value[i, b] * value[i, b])
+            spread[b] += value[i, b] * value[i, b]
+    for b in range(LANES):
+        spread[b] = np.sqrt(spread[b] / np.float32(len(value)))
+    for i in range(len(value)):
+        for b in range(LANES):
+            weight[i, b] = spread[b] + abs(value[i, b])
 
 
 @inlined
@@ -111,7 +96,7 @@ def survey(value, weight, low, high, sums):
 
 
 @inlined
-def spread(steps, low, high, fit):
+def spread_levels(steps, low, high, fit):
     """The fit of `steps` levels spread evenly from low to high.
 
     The span may be so small that its inverse is infinite. ggml's rounding then gives level 0 throughout; an inverse of 0
@@ -127,8 +112,8 @@ def spread(steps, low, high, fit):
 
 
 @kernel
-def mantissa(value):
-    """`value` with the sign and exponent of MAGIC."""
+def like_magic(value):
+    """`value` with the sign and exponent of MAGIC, its mantissa kept."""
     return np.int32(np.float32(value).view(np.int32) & _MANTISSA | _MAGIC_EXPONENT).view(np.float32)
 
 
@@ -136,8 +121,9 @@ def mantissa(value):
 def round_levels(value, weight, level, fit, top, wraps, sums):
     """Round every value to a level from 0 to `top`, and sum.
 
-    Adding and taking away MAGIC rounds as nearest() does below 2**22. If weights may be 0, a fit's least may lie anywhere and
-    (value - least) * inverse beyond: with `wraps`, only the mantissa counts, as in nearest().
+    Adding and taking away MAGIC rounds as nearest() does below 2**22. Where every weight's error counts, (value - least) *
+    inverse stays far below: a fit is kept for its small error, so that its low, the next trial's least, lies near the least
+    value and not at the greatest. Else it may exceed that, and `wraps` asks for all that nearest() does.
     """
     for b in range(LANES):
         sums.wl[b] = ZERO
@@ -150,8 +136,7 @@ def round_levels(value, weight, level, fit, top, wraps, sums):
             for i in range(start, start + UNROLL):
                 x = value[i, b]
                 q = (x - least) * inverse + MAGIC
-                if wraps:
-                    q = mantissa(q)
+                q = like_magic(q) if wraps else q
                 q = min(top, max(ZERO, q - MAGIC))  # in this order NaN becomes 0
                 level[i, b] = q
                 step = weight[i, b] * q
@@ -167,8 +152,8 @@ def least_squares(sums, fit):
     for b in range(LANES):
         w, wx, wl, wll, wlx = sums.w[b], sums.wx[b], sums.wl[b], sums.wll[b], sums.wlx[b]
         det = w * wll - wl * wl
-        low = (wll * wx - wl * wlx) / det
         slope = w * wlx - wx * wl
+        low = (wll * wx - wl * wlx) / det
         above = low > ZERO
         fit.scale[b] = (wlx if above else slope) / (wll if above else det)
         fit.low[b] = ZERO if above else low
@@ -190,60 +175,64 @@ def add_errors(value, weight, level, fit, magnitude_only):
 @inlined
 def keep_better(fit, best, first):
     """Take the new fit where its error is less, or everywhere if it is the first."""
-    for b in range(LANES):
-        scale, low, least, inverse, error = fit.scale[b], fit.low[b], fit.least[b], fit.inverse[b], fit.error[b]
-        old_scale, old_low, old_least, old_inverse = best.scale[b], best.low[b], best.least[b], best.inverse[b]
-        old_error = best.error[b]
+    for b in range(LANES):  # all is read before any is chosen: a choice of what to read is no vector code
+        scale, low, inverse, least, error = fit.scale[b], fit.low[b], fit.inverse[b], fit.least[b], fit.error[b]
+        old_scale, old_low, old_inverse = best.scale[b], best.low[b], best.inverse[b]
+        old_least, old_error = best.least[b], best.error[b]
         better = first | (error < old_error)
         best.scale[b] = scale if better else old_scale
         best.low[b] = low if better else old_low
-        best.least[b] = least if better else old_least
         best.inverse[b] = inverse if better else old_inverse
+        best.least[b] = least if better else old_least
         best.error[b] = error if better else old_error
 
 
-def make_search(size: int, top: int, first: float, step: float, trials: int, magnitude_only: bool, weigh, wraps: bool):
-    """The search for blocks of `size` weights and levels up to `top`: `trials` roundings, `first` steps from top onwards.
+@inlined
+def report(best, total, start, count, found):
+    """Write what is known of `count` blocks to found[:, start:]."""
+    for b in range(count):
+        found[SCALE, start + b] = best.scale[b]
+        found[MIN, start + b] = -best.low[b]
+        found[INVERSE, start + b] = best.inverse[b]
+        found[LEAST, start + b] = best.least[b]
+        found[TOTAL, start + b] = total[b]
 
-    `weigh` (value, start, importance, variance, weight) says how much each error counts.
+
+def make_search(
+    size: int, top: int, first: float, step: float, trials: int, weigh, magnitude_only: bool = False, wraps: bool = False
+):
+    """The search for blocks of `size` weights and levels up to `top`.
+
+    `trials` roundings are tried, to levels spread over `top` + `first` steps, then `step` more each time. weigh(value, start,
+    guide, weight) sets how much each weight's error counts.
     """
-    highest, offset, pace = np.float32(top), np.float32(first), np.float32(step)
+    highest, offset, more = np.float32(top), np.float32(first), np.float32(step)
 
     @kernel
-    def search(x, importance, variance, found):
-        """The best fit of every block. x: float32 [blocks, size]; found: float32 [5, blocks], rows SCALE to TOTAL."""
-        value = by_lanes(size)
-        weight = by_lanes(size)
-        level = by_lanes(size)
+    def search(x, guide, found):
+        """The best fit of every block. x: float32 [blocks, size]; guide: for weigh; found: float32 [5, blocks]."""
+        value, weight, level = by_lanes(size), by_lanes(size), by_lanes(size)
         high = lanes()
         sums = Sums(lanes(), lanes(), lanes(), lanes(), lanes())
         fit = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
         best = Fit(lanes(), lanes(), lanes(), lanes(), lanes())
         for start in range(0, len(x), LANES):
             count = load_lanes(x, start, value)
-            weigh(value, start, importance, variance, weight)
+            weigh(value, start, guide, weight)
             survey(value, weight, best.low, high, sums)
             for trial in range(-1, trials):
-                beyond = offset + pace * np.float32(trial) if trial >= 0 else ZERO
-                spread(beyond + highest, best.low, high, fit)
+                beyond = offset + more * np.float32(trial) if trial >= 0 else ZERO
+                spread_levels(beyond + highest, best.low, high, fit)
                 round_levels(value, weight, level, fit, highest, wraps, sums)
                 if trial >= 0:
                     least_squares(sums, fit)
                 add_errors(value, weight, level, fit, magnitude_only)
                 keep_better(fit, best, trial < 0)
-            for b in range(count):
-                found[SCALE, start + b] = best.scale[b]
-                found[MIN, start + b] = -best.low[b]
-                found[INVERSE, start + b] = best.inverse[b]
-                found[LEAST, start + b] = best.least[b]
-                found[TOTAL, start + b] = sums.w[b]
+            report(best, sums.w, start, count, found)
 
     return search
 
 
-search_q2_k = make_search(16, 3, -0.5, 0.1, 16, True, weigh_by_size, False)
-search_q4_k = make_search(32, 15, -1.0, 0.1, 21, False, weigh_by_size_and_spread, False)
-search_q5_k = make_search(32, 31, -0.5, 0.1, 16, False, weigh_by_size_and_spread, False)
-weighted_search_16_3 = make_search(16, 3, -0.9, 0.05, 37, False, weigh_by_importance, True)
-weighted_search_32_15 = make_search(32, 15, -0.9, 0.05, 37, False, weigh_by_importance, True)
-weighted_search_32_31 = make_search(32, 31, -0.9, 0.05, 37, False, weigh_by_importance, True)
+search_q2_k = make_search(16, 3, -0.5, 0.1, 16, weigh_by_size, magnitude_only=True)
+search_q4_k = make_search(32, 15, -1.0, 0.1, 21, weigh_by_size_and_spread)
+search_q5_k = make_search(32, 31, -0.5, 0.1, 16, weigh_by_size_and_spread)

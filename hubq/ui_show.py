@@ -1,0 +1,122 @@
+"""What `hubq show` and `hubq levels` print: tables of GGUF files and of levels, or JSON.
+
+Whatever comes out of a file is shown with its control characters escaped and is never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hubq.formats.gguf.levels import group
+from hubq.nouns import Level
+from hubq.ui import make_console, make_table, print_json, size
+
+LONGEST = 100  # characters of a value
+FIRST = 8  # items of an array
+
+
+def show_models(models: Sequence[Mapping[str, Any]], tensors: bool, as_json: bool) -> None:
+    """One model in full, with all its tensors if wanted; of several a line each. `models` are those of facts.facts."""
+    if as_json:
+        print_json({"models": list(models)})
+    elif len(models) == 1:
+        _show_model(models[0], tensors)
+    else:
+        columns = ["file", "architecture", "level", "size", "weights", "bits/weight"]
+        rows = [[_summary(model)[column].partition(" of the file")[0] for column in columns] for model in models]
+        table = make_table(columns, rows)
+        table.columns[1].justify = table.columns[2].justify = "left"
+        make_console(stderr=False).print(table)
+
+
+def _show_model(model: Mapping[str, Any], tensors: bool) -> None:
+    console = make_console(stderr=False)
+    for label, text in _summary(model).items():
+        if text:
+            console.print(f"{label:13s} {text}", soft_wrap=True)
+    if model["tensors"]:
+        console.print()
+        console.print(_types(model))
+    console.print()
+    templates = {
+        key: f"{t['characters']:,} characters, SHA-256 {t['sha256'][:12]}…" for key, t in model["chat_templates"].items()
+    }
+    rows = [[plain(key), templates.get(key) or _value(value)] for key, value in model["metadata"].items()]
+    table = make_table(["key", "value"], rows)
+    table.columns[0].min_width, table.columns[1].justify = max((len(key) for key, _ in rows), default=0), "left"
+    console.print(table)
+    if tensors and model["tensors"]:
+        console.print()
+        console.print(_tensors(model))
+
+
+def _summary(model: Mapping[str, Any]) -> dict[str, str]:
+    """The facts of a few words; empty where the file does not say."""
+    bits, parts = model["bits_per_weight"], model["parts"]
+    return {
+        "file": plain(model["path"]) + (f" and {len(parts) - 1} more of {len(parts)} parts" if len(parts) > 1 else ""),
+        "architecture": plain(model["architecture"] or ""),
+        "name": plain(model["name"] or ""),
+        "level": plain(model["level"] or ""),
+        "size": size(model["size"]),
+        "weights": _millions(model["weights"]),
+        "bits/weight": f"{bits['file']:.2f} of the file, {bits['weights']:.2f} of the weights alone" if bits else "",
+        "imatrix": ", ".join(f"{plain(key)} {_value(value)}" for key, value in model["imatrix"].items()),
+    }
+
+
+def _types(model: Mapping[str, Any]) -> Any:
+    rows = [
+        [row["type"], f"{row['tensors']:,}", _millions(row["weights"]), size(row["bytes"]), f"{row['share']:.1%}"]
+        for row in model["types"]
+    ]
+    return make_table(["type", "tensors", "weights", "size", "share of weights"], rows)
+
+
+def _tensors(model: Mapping[str, Any]) -> Any:
+    rows = [[plain(t["name"]), " x ".join(map(str, t["shape"])), t["type"], f"{t['bytes']:,}"] for t in model["tensors"]]
+    return make_table(["tensor", "shape", "type", "bytes"], rows)
+
+
+def _value(value: Any) -> str:
+    """A value of metadata in a few words: texts are cut, of long arrays only the count and type are told."""
+    if isinstance(value, Mapping):
+        return f"{value['count']:,} x {value['type']}"
+    if isinstance(value, list):
+        return plain(f"{len(value):,}: {', '.join(map(str, value[:FIRST]))}{', …' if len(value) > FIRST else ''}")
+    return plain(f"{value:.7g}" if isinstance(value, float) else str(value))
+
+
+def plain(text: str) -> str:
+    """Text that cannot upset a terminal: nothing but printable characters, and at most LONGEST of them."""
+    begin = text[: LONGEST + 1]
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in begin)
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+def _millions(count: int) -> str:
+    unit, name = (1e9, "B") if count >= 1e9 else (1e6, "M")
+    return f"{count / unit:,.4g} {name}" if count >= 1e5 else f"{count:,}"
+
+
+def show_levels(levels: Iterable[Level], as_json: bool) -> None:
+    """The table of levels, by precision."""
+    groups: dict[str, list[Level]] = {}
+    for level in levels:
+        groups.setdefault(group(level), []).append(level)
+    if as_json:
+        print_json({"levels": [_level(name, level) for name, members in groups.items() for level in members]})
+        return
+    rows = []
+    for name, members in groups.items():
+        rows.append([name, "", "", ""])
+        rows += [[f"  {m.id}", f"{m.bits:g}", "needed" if m.needs_matrix else "", m.summary] for m in members]
+    table = make_table(["level", "bits", "importance matrix", "what it is"], rows)
+    table.columns[2].justify = table.columns[3].justify = "left"
+    make_console(stderr=False).print(table)
+
+
+def _level(group: str, level: Level) -> dict[str, Any]:
+    facts = {"id": level.id, "group": group, "bits": level.bits}
+    return facts | {"needs_matrix": level.needs_matrix, "summary": level.summary}
