@@ -258,11 +258,15 @@ def _item(
     facts |= {"format": module.VERSION, "gguf": metadata.version("gguf")}
     recipe_key = key(facts)
     options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options]))
-    artifact = request.store.artifact(recipe_key, check=False)
-    if artifact and weighted and artifact.imatrix != (matrix.facts.sha256 if matrix.facts else None):
-        artifact = None  # made with a matrix that is lost
+    artifact = kept(request.store, recipe_key, matrix.facts)
     file = module.file_name(_name(repo), level)
     return Item(level, file, blueprint.sizes[level.id], recipe_key, options, artifact)
+
+
+def kept(store: Store, key: str, imatrix: ImportanceMatrix | None, check: bool = False) -> Artifact | None:
+    """The store's artifact of a key, unless the importance matrix that it was made with is not the one at hand."""
+    artifact = store.artifact(key, check)
+    return artifact if artifact and artifact.imatrix in (None, imatrix and imatrix.sha256) else None
 
 
 def _name(repo: str) -> str:

@@ -19,7 +19,7 @@ from hubq import __version__, card, checkpoint
 from hubq.errors import HubqError, Usage
 from hubq.hub import Hub
 from hubq.nouns import Artifact, Release, Source
-from hubq.plan import Plan, Request, destination, imatrix_facts, plan_in
+from hubq.plan import Plan, Request, destination, imatrix_facts, kept, plan_in
 from hubq.record import merge, read_record
 from hubq.source import used
 from hubq.store import key
@@ -197,7 +197,7 @@ def _pull(planned: Plan, tell: Tell) -> Source:
 def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple[Artifact, ...]:
     """The plan's files in its order: those that the store holds, checked, and the missing ones in one pass."""
     store = request.store
-    found = {item.level.id: artifact for item in planned.items if (artifact := store.artifact(item.key))}
+    found = {item.level.id: artifact for item in planned.items if (artifact := kept(store, item.key, planned.imatrix, True))}
     missing = {item.level.id: item for item in planned.items if item.level.id not in found}
     for artifact in found.values():
         tell(Event("build", artifact.level, artifact.size, artifact.size, artifact))
@@ -214,9 +214,9 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
         ):
             for artifact in planned.format.build(planned.blueprint, opened, paths, progress):
                 item = missing[artifact.level]
-                kept = store.keep(replace(artifact, key=item.key, options=item.options))
-                found[artifact.level] = kept
-                tell(Event("build", artifact.level, artifact.size, artifact.size, kept))
+                finished = store.keep(replace(artifact, key=item.key, options=item.options))
+                found[artifact.level] = finished
+                tell(Event("build", artifact.level, artifact.size, artifact.size, finished))
     return tuple(found[item.level.id] for item in planned.items)
 
 

@@ -152,8 +152,8 @@ def test_weights_that_are_not_seen_are_named(llama: PreTrainedModel) -> None:
     for name in ("model.layers.9.mlp.up_proj.weight", "model.layers.0.mlp.experts.0.w1.weight"):
         with pytest.raises(Unsupported, match=f"transformers' LlamaForCausalLM has no parameters for these weights: {name}$"):
             calibrate.collect(llama, [name], WINDOWS)
-    with pytest.raises(Unsupported, match="cannot be seen: model.embed_tokens.weight$"):
+    with pytest.raises(Unsupported, match=r"cannot be seen: model.embed_tokens.weight$"):
         calibrate.collect(llama, ["model.embed_tokens.weight"], WINDOWS)
     transposed = random_model(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2))
-    with pytest.raises(Unsupported, match="cannot be seen: transformer.h.0.attn.c_attn.weight$"):
+    with pytest.raises(Unsupported, match=r"cannot be seen: transformer.h.0.attn.c_attn.weight$"):
         calibrate.collect(transposed, ["transformer.h.0.attn.c_attn.weight"], WINDOWS)

@@ -79,7 +79,7 @@ def test_no_level(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q4_k", "there is no level 'q4_k'; did you mean .*q4_k_m"),
+        ("q4_m", "there is no level 'q4_m'; did you mean .*q4_k_m"),
         ("Q8_0,q4km", "there is no level 'q4km'; did you mean q4_k_m"),
         ("int8", "there is no level 'int8'"),
         ("onnx:q8_0", "there is no level 'onnx:q8_0'"),

@@ -40,9 +40,10 @@ HOMES = {
     "gguf": "hubq.formats.gguf",
     "huggingface_hub": "hubq.hub",
     "jinja2": "hubq.card",
+    "llvmlite": "hubq.formats.gguf.encode.vectors",
     "llama_cpp": "hubq.formats.gguf.engine",
     "matplotlib": "hubq.plot",
-    "numba": "hubq.formats.gguf.encode.bits",
+    "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
     "pydantic": "hubq.record",
     "rich": "hubq.ui",
@@ -138,7 +139,9 @@ def test_building_needs_no_framework(tmp_path: Path) -> None:
     program = """
 import pathlib, sys
 from hubq.checkpoint import open_checkpoint
-from hubq.formats.gguf.write import draw, lay_out, write
+from hubq.formats.gguf.blueprint import draw
+from hubq.formats.gguf.layout import lay_out
+from hubq.formats.gguf.write import write
 from hubq.source import read_config
 folder = pathlib.Path(sys.argv[1])
 with open_checkpoint(folder, [path.name for path in folder.iterdir()]) as checkpoint:

@@ -18,13 +18,14 @@ def _silent(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     pass
 
 
-def quantize(source: Path, target: Path, file_type: int, threads: int = 2) -> None:
-    """Write `target` from the GGUF `source` as llama-quantize would: llama_model_quantize with defaults."""
+def quantize(source: Path, target: Path, file_type: int, threads: int = 2, **options: Any) -> None:
+    """Write `target` from the GGUF `source` as llama-quantize would: llama_model_quantize with `options`.
+
+    `matrix` maps tensor names to importances (float32); `tensor_types` are pairs of pattern and ggml_type; `output` and
+    `embedding` are the ggml_types of those two; `pure` is a flag.
+    """
     llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = file_type, threads
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
-        raise RuntimeError(f"llama.cpp cannot quantize {source} to file type {file_type}")
+    _run(source, target, file_type, {"threads": threads, **options})
 
 
 def token_ids(path: Path, text: str, special: bool = False) -> list[int]:
@@ -105,7 +106,7 @@ def tensors(path: Path) -> dict[str, tuple[int, np.ndarray]]:
 def choices(source: Path, file_type: int, **options: Any) -> tuple[dict[str, str], int]:
     """Tensor name -> storage type that llama-quantize would give it, and how many of them are fallbacks.
 
-    `options` are those of `requantize`.
+    `options` are those of `quantize`.
     """
     log = _dry_run(source, file_type, options)
     line = re.compile(r"^\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), size = .* MiB(?: \((\w+)\))?$", re.M)
@@ -131,19 +132,10 @@ def _dry_run(source: Path, file_type: int, options: Mapping[str, Any]) -> str:
     return "".join(lines)
 
 
-def requantize(source: Path, target: Path, file_type: int, **options: Any) -> None:
-    """Write `target` from the GGUF `source` as llama-quantize would with `options`.
-
-    `matrix` maps tensor names to importances (float32); `tensor_types` are pairs of pattern and ggml_type; `output` and
-    `embedding` are the ggml_types of those two; `pure` is a flag.
-    """
-    llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
-    _run(source, target, file_type, options)
-
-
 def _run(source: Path, target: Path, file_type: int, options: Mapping[str, Any], dry_run: bool = False) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.dry_run, params.pure = file_type, 2, dry_run, options.get("pure", False)
+    params.ftype, params.nthread, params.dry_run = file_type, options.get("threads", 2), dry_run
+    params.pure = options.get("pure", False)
     for field, option in {"output_tensor_type": "output", "token_embedding_type": "embedding"}.items():
         if options.get(option) is not None:
             setattr(params, field, options[option])

@@ -62,8 +62,9 @@ def levels() -> dict[str, Level]:
 
 
 def parse_levels(text: str, matrix: bool = False) -> tuple[Level, ...]:
-    """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`, or `all` that suit any model and can be built.
+    """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`.
 
+    `all` names those that suit any model and can be built.
     Case does not matter, nor does the format where only one has the name. `matrix` says whether there is an importance matrix.
     Raises Usage for a name that is none, with the nearest ones, and for a level that needs a matrix where there is none.
     """

@@ -67,8 +67,9 @@ class Imatrix:
         if entry.sums.size != experts * columns:
             if name in EMBEDDINGS:
                 return None
+            sizes = f"{entry.sums.size:,} values instead of {experts * columns:,}"
             raise BadSource(
-                f"{self.file} is not of this model: for {name!r} it has {entry.sums.size:,} values instead of {experts * columns:,}",
+                f"{self.file} is not of this model: for {name!r} it has {sizes}",
                 "take the importance matrix of this model, or make one: --imatrix auto",
             )
         counts = entry.counts[:, None]
@@ -140,10 +141,11 @@ def _read_gguf(path: Path, file: BinaryIO) -> _Content:
 
 
 def _metadata(header: Header) -> tuple[list[str], int, int]:
-    datasets, *numbers = (header.metadata.get(key) for key in KEYS)
-    if not (isinstance(datasets, Array) and datasets.kind == "str" and all(type(n) is int and 0 <= n < 2**32 for n in numbers)):
+    datasets, chunks, chunk_size = (header.metadata.get(key) for key in KEYS)
+    counted = all(type(number) is int and 0 <= number < 2**32 for number in (chunks, chunk_size))
+    if not (counted and isinstance(datasets, Array) and datasets.kind == "str"):
         raise BadSource(f"{header.path.name} lacks metadata of an importance matrix: {', '.join(KEYS)}", AGAIN)
-    return datasets.values(), *numbers
+    return datasets.values(), chunks, chunk_size
 
 
 def _entry(file: str, name: str, sums: np.ndarray, counts: np.ndarray) -> Entry:
@@ -250,7 +252,7 @@ def write(imatrix: Imatrix, path: Path) -> None:
 
 def _encoded(imatrix: Imatrix) -> Iterator[bytes]:
     """The file from front to back: metadata, the tensor table, then each entry's sums and counts."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, entry in sorted(imatrix.entries.items()):
         arrays |= {name + SUMS: entry.sums, name + COUNTS: entry.counts[:, None]}
     header = struct.pack("<4sIQQ", MAGIC, 3, len(arrays), 4) + _string("general.type") + _number(STRING) + _string("imatrix")

@@ -100,7 +100,7 @@ def test_the_old_form_has_the_same_means(legacy: Path) -> None:
 def test_the_oldest_form_ends_with_its_entries(legacy: Path) -> None:
     legacy.write_bytes(THEIR_DAT[:-16])
     assert imatrix.read(legacy).entries.keys() == ENTRIES.keys()
-    assert imatrix.key_values(imatrix.read(legacy)) == {"quantize.imatrix.file": "example.dat", "quantize.imatrix.entries_count": 4}
+    assert imatrix.key_values(imatrix.read(legacy)).keys() == {"quantize.imatrix.file", "quantize.imatrix.entries_count"}
 
 
 def test_one_count_may_stand_for_all_matrices_of_a_tensor() -> None:
@@ -216,7 +216,8 @@ def test_unknown_tensors_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"GGUF", b"just a text that somebody gave\n" * 9, bytes(64), b"\xff" * 64, b"\x01\0\0\0\x01\0\0\0a" + b"\xff" * 60]
+    "data",
+    [b"", b"GGUF", b"just a text that somebody gave\n" * 9, bytes(64), b"\xff" * 64, b"\x01\0\0\0\x01\0\0\0a" + b"\xff" * 60],
 )
 def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "other.dat").write_bytes(data)
@@ -225,7 +226,7 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadSource, match="none.gguf cannot be read: No such file"):
+    with pytest.raises(BadSource, match=r"none\.gguf cannot be read: No such file"):
         imatrix.read(tmp_path / "none.gguf")
 
 

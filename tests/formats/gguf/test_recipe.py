@@ -218,7 +218,7 @@ def test_the_dry_run_chooses_what_is_then_written(tmp_path: Path) -> None:
     shape = Shape(layers=1, experts=4, inner=96)
     path = shape.save(tmp_path / "model.gguf")
     for level in ("Q4_K_M", "IQ4_XS", "MXFP4_MOE", "F16"):
-        upstream.requantize(path, tmp_path / "out.gguf", MIXES[level].file_type, matrix=shape.matrix)
+        upstream.quantize(path, tmp_path / "out.gguf", MIXES[level].file_type, matrix=shape.matrix)
         written = {name: kind for name, (kind, _) in upstream.tensors(tmp_path / "out.gguf").items()}
         chosen = recipe(level, shape.tensors, shape.model, shape.matrix).types
         assert written == {name: TYPES[kind].number for name, kind in chosen.items()}
@@ -324,9 +324,9 @@ def test_tensors_that_a_matrix_lacks_are_named(tmp_path: Path) -> None:
     assert unmeasured("Q2_K_S", chosen, matrix) == ["blk.0.ffn_up.weight"]
     path = shape.save(tmp_path / "model.gguf")
     with pytest.raises(RuntimeError):
-        upstream.requantize(path, tmp_path / "out.gguf", MIXES["Q2_K_S"].file_type, matrix=matrix)
+        upstream.quantize(path, tmp_path / "out.gguf", MIXES["Q2_K_S"].file_type, matrix=matrix)
     matrix["blk.0.ffn_up.weight"] = np.ones(256, np.float32)
-    upstream.requantize(path, tmp_path / "out.gguf", MIXES["Q2_K_S"].file_type, matrix=matrix)
+    upstream.quantize(path, tmp_path / "out.gguf", MIXES["Q2_K_S"].file_type, matrix=matrix)
 
 
 def test_q2_k_needs_a_matrix_in_q2_k_s_only() -> None:

@@ -48,8 +48,8 @@ def tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> li
     for name, shape in EXPERT.items():
         layer |= {f"block_sparse_moe.experts.{expert}.{name}": shape for expert in range(size["experts"])}
     stacks: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
-    for name, shape in llama.matched(config, stored, size, layer).items():
+    for name, found in llama.matched(config, stored, size, layer).items():
         stack = re.sub(r"\.experts\.\d+\.", ".experts.", name)
         sources, _ = stacks.get(stack, ((), ()))
-        stacks[stack] = ((*sources, name), (len(sources) + 1, *shape) if stack != name else shape)
+        stacks[stack] = ((*sources, name), (len(sources) + 1, *found) if stack != name else found)
     return llama.listed(config, stacks)

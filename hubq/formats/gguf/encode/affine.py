@@ -126,7 +126,7 @@ def _encode(search, pack, size: int, top: int, x: np.ndarray, out: np.ndarray) -
     search(x.reshape(-1, size), None, found)
     codes, steps = np.empty((2, len(x), 256 // size), np.uint8), np.empty((2, len(x)), np.float32)
     for row, k in ((SCALE, 0), (MIN, 1)):
-        quantize_scales(found[row].reshape(len(x), -1), np.float32(top), codes[k], steps[k])
+        quantize_scales(found[row].reshape(codes.shape[1:]), np.float32(top), codes[k], steps[k])
     if pack is not pack_q2_k:  # there, ggml holds no code to the top
         np.minimum(codes, top, out=codes)
     pack(x, found, codes, steps, out)

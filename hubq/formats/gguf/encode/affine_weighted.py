@@ -81,14 +81,14 @@ def encode_q2_k(rows: np.ndarray, importance: np.ndarray, out: np.ndarray) -> No
     """float32 [n, columns] to Q2_K, 84 bytes for 256 weights; importance: float32 [columns]."""
     x = rows.reshape(-1, SUPER_BLOCK)
     found = _search(search_16_by_3, 16, x, 1, importance)
-    pack_q2_k(x, found, *_quantize_scales(found, 16, 15), out.reshape(len(x), -1))
+    pack_q2_k(x, found, *_quantize_scales(found, 16, 15), out.reshape(-1, 84))
 
 
 def encode_q4_k(rows: np.ndarray, importance: np.ndarray, out: np.ndarray) -> None:
     """float32 [n, columns] to Q4_K, 144 bytes for 256 weights; importance: float32 [columns]."""
     x = rows.reshape(-1, SUPER_BLOCK)
     found = _search(search_32_by_15, 32, x, 2, importance)
-    pack_q4_k(x, found, *_quantize_scales(found, 8, 63), out.reshape(len(x), -1))
+    pack_q4_k(x, found, *_quantize_scales(found, 8, 63), out.reshape(-1, 144))
 
 
 def encode_q5_k(rows: np.ndarray, importance: np.ndarray, out: np.ndarray) -> None:
@@ -96,7 +96,7 @@ def encode_q5_k(rows: np.ndarray, importance: np.ndarray, out: np.ndarray) -> No
     x = rows.reshape(-1, SUPER_BLOCK)
     found = _search(search_32_by_31, 32, x, 2, importance)
     codes, steps = _quantize_scales(found, 8, 63)
-    pack_q5_k(x, found, np.minimum(codes, 63), steps, out.reshape(len(x), -1))
+    pack_q5_k(x, found, np.minimum(codes, 63), steps, out.reshape(-1, 176))
 
 
 def make_packer(bits: int):

@@ -27,6 +27,14 @@ def weigh(x, importance, weights):
 
 
 @kernel
+def square(x, weights):
+    """Without importance an error counts by the square of its weight."""
+    for n in range(len(x)):
+        for i in range(256):
+            weights[n, i] = x[n, i] * x[n, i]
+
+
+@kernel
 def quantize_scale(scale, inverse):
     """The 3-bit code of a block's scale, which is 2 * code + 1 steps."""
     return clamp(nearest(HALF * (inverse * scale - ONE)), np.int32(0), np.int32(7))
@@ -112,31 +120,35 @@ def pack_m(x, weights, scales, shifts, points, out):
 
 def encode_iq1_s_weighted(rows: np.ndarray, importance: np.ndarray, out: np.ndarray) -> None:
     """float32 [n, columns] to IQ1_S, uint8 [n, row_bytes]: 8 blocks of 32 weights, 3-bit scales and one shift each."""
-    x, weights = rows.reshape(-1, 256), np.empty((rows.size // 256, 256), np.float32)
+    x = rows.reshape(-1, 256)
+    weights = np.empty_like(x)
     weigh(x, importance, weights)
-    scales, shifts, points = _room(rows.size // 32, 4)
-    search_s(x.reshape(-1, 32), weights.reshape(-1, 32), book(), scales, shifts, points)
-    pack_s(scales, shifts, points, out.reshape(-1, 50))
+    found = _room(x.size // 32, 4)
+    search_s(x.reshape(-1, 32), weights.reshape(-1, 32), book(), *found)
+    pack_s(*found, out.reshape(-1, 50))
 
 
 def encode_iq1_m_weighted(rows: np.ndarray, importance: np.ndarray, out: np.ndarray) -> None:
     """float32 [n, columns] to IQ1_M, uint8 [n, row_bytes]: 16 blocks of 16 weights, 3-bit scales and two shifts each."""
-    x, weights = rows.reshape(-1, 256), np.empty((rows.size // 256, 256), np.float32)
+    x = rows.reshape(-1, 256)
+    weights = np.empty_like(x)
     weigh(x, importance, weights)
     _encode_m(x, weights, out.reshape(-1, 56))
 
 
 def encode_iq1_m(x: np.ndarray, out: np.ndarray) -> None:
-    """float32 [n, 256] to IQ1_M, uint8 [n, 56], errors counted by the weights' squares."""
-    _encode_m(x, x * x, out)
+    """float32 [n, 256] to IQ1_M, uint8 [n, 56]."""
+    weights = np.empty_like(x)
+    square(x, weights)
+    _encode_m(x, weights, out)
+
+
+def _encode_m(x: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+    found = _room(x.size // 16, 2)
+    search_m(x.reshape(-1, 16), weights.reshape(-1, 16), book(), *found)
+    pack_m(x, weights, *found, out)
 
 
 def _room(blocks: int, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scales, shifts and points of so many blocks, for a search to fill."""
     return np.empty(blocks, np.float32), np.empty(blocks, np.uint8), np.empty((blocks, groups), np.int32)
-
-
-def _encode_m(x: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    scales, shifts, points = _room(x.size // 16, 2)
-    search_m(x.reshape(-1, 16), weights.reshape(-1, 16), book(), scales, shifts, points)
-    pack_m(x, weights, scales, shifts, points, out)

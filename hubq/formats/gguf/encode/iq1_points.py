@@ -76,10 +76,10 @@ def nearest_point(miss, lane, near, far):
     bits, least = far.view(np.uint32), _LARGEST  # no error is below 0: as integers they are in the same order
     for n in range(len(near)):
         least = min(least, bits[n])
+    at = np.int32(MOST)
     for n in range(len(near)):
-        if bits[n] == least:
-            return near[n]
-    return near[0]
+        at = min(at, np.int32(n) if bits[n] == least else np.int32(MOST))
+    return near[at if at < len(near) else 0]
 
 
 @inlined
