@@ -6,7 +6,6 @@ slices of experts that transformers keeps stacked in one parameter. There each i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from hubq.checkpoint import AGAIN, few
 from hubq.errors import BadSource, Unsupported
-
-# what transformers calls parts of a layer -> what checkpoints call them
-RENAMED = {".block_sparse_moe.": ".mlp."}
-# a weight of one expert -> the parameter that holds it for all experts
-STACKED = {"w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
-STACKED |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
-_EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
+from hubq.reference import place
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +59,14 @@ def uncovered(activations: Mapping[str, Activation]) -> list[str]:
 def _places(weights: Iterable[str], model: Any) -> dict[str, tuple[torch.Tensor, int | None]]:
     """The parameter that holds each of a checkpoint's weights, and at which expert. Raises Unsupported where there is none."""
     parameters = dict(model.named_parameters())
-    places = {name: _place(name, parameters) for name in weights}
-    if lost := [name for name, (parameter, _) in places.items() if parameter is None]:
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: place(name, shapes) for name in weights}
+    if lost := [name for name, lies in found.items() if lies is None]:
         raise Unsupported(
             f"transformers' {type(model).__name__} has no parameters for these weights: {few(lost)}",
             "give an importance matrix from elsewhere: --imatrix FILE",
         )
-    return places
-
-
-def _place(name: str, parameters: Mapping[str, torch.Tensor]) -> tuple[Any, int | None]:
-    for theirs, ours in RENAMED.items():
-        name = name.replace(theirs, ours)
-    if match := _EXPERT.fullmatch(name):
-        stack = parameters.get(f"{match['experts']}.{STACKED.get(match['part'], '')}")
-        if stack is not None and int(match["number"]) < len(stack):
-            return stack, int(match["number"])
-    return parameters.get(name), None
+    return {name: (parameters[lies[0]], lies[1][0] if lies[1] else None) for name, lies in found.items() if lies}
 
 
 @contextmanager

@@ -6,6 +6,8 @@ reaches transformers, and the same code scores the source and the weights of a q
 
 from __future__ import annotations
 
+import math
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -102,22 +104,62 @@ def _parameters_on_meta() -> Iterator[None]:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
+# a part of a checkpoint's names -> what transformers calls it
+RENAMED = {".block_sparse_moe.": ".mlp."}
+# a weight of one expert -> the parameter that holds it for all experts, which half of its rows it is, and of how many
+STACKED = {"w1": ("gate_up_proj", 0, 2), "w3": ("gate_up_proj", 1, 2), "w2": ("down_proj", 0, 1)}
+STACKED |= {"gate_proj": STACKED["w1"], "up_proj": STACKED["w3"], "down_proj": STACKED["w2"]}
+_EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
+
+
+def place(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[int, slice] | None] | None:
+    """Where a checkpoint's tensor lies in transformers' parameters, given their shapes, or None where it has no place.
+
+    That is a parameter's name and, in one that holds all experts of a layer, the expert and its rows.
+    """
+    for theirs, ours in RENAMED.items():
+        name = name.replace(theirs, ours)
+    if name in shapes:
+        return name, None
+    match = _EXPERT.fullmatch(name)
+    stack, part, parts = STACKED.get(match["part"], ("", 0, 1)) if match else ("", 0, 1)
+    key = f"{match['experts']}.{stack}" if match else ""
+    if match is None or key not in shapes or int(match["number"]) >= shapes[key][0]:
+        return None
+    rows = shapes[key][1] // parts
+    return key, (int(match["number"]), slice(part * rows, (part + 1) * rows))
+
+
 def _fill(model: Any, tensors: Iterable[tuple[str, np.ndarray]], device: torch.device) -> None:
     """Give every parameter its values; tied ones share them. Raises BadSource for names or shapes that do not fit."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state: dict[str, torch.Tensor] = {}
+    empty: dict[str, int] = {}  # parameter of many experts -> its weights that are still to come
     unknown = []
     for name, array in tensors:
-        if name in shapes and shapes[name] != array.shape:
-            raise BadSource(f"the tensor {name!r} is {list(array.shape)}, config.json makes it {list(shapes[name])}", AGAIN)
-        if name in shapes:
-            state[name] = torch.from_numpy(np.require(array, np.float32, ["C", "W"])).to(device)
+        if found := place(name, shapes):
+            key, index = found
+            _fit(name, array.shape, shapes[key] if index is None else (index[1].stop - index[1].start, shapes[key][2]))
+            values = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+            if index is None:
+                state[key] = values.to(device)
+                continue
+            if key not in state:
+                state[key], empty[key] = torch.empty(shapes[key], device=device), math.prod(shapes[key])
+            state[key][index] = values.to(device)
+            empty[key] -= values.numel()
         elif not name.endswith("rotary_emb.inv_freq"):  # a buffer that old versions of transformers stored
             unknown.append(name)
     if unknown:
         raise BadSource(f"transformers' {type(model).__name__} has no parameters of these names: {few(sorted(unknown))}", AGAIN)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights(missing_keys=shapes.keys() - state.keys())
-    if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta or empty.get(name)]
+    if missing:
         raise BadSource(f"the weights lack parameters that config.json calls for: {few(missing)}", AGAIN)
     model.to(device)
+
+
+def _fit(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise BadSource(f"the tensor {name!r} is {list(shape)}, config.json makes it {list(wanted)}", AGAIN)

@@ -26,7 +26,8 @@ hubq.plan
 hubq.score hubq.card
 hubq.record hubq.plot
 hubq.formats hubq.metrics hubq.store hubq.hub hubq.text
-hubq.reference hubq.calibrate
+hubq.calibrate
+hubq.reference
 hubq.checkpoint hubq.source hubq.disk
 hubq.nouns
 hubq.errors

@@ -121,3 +121,14 @@ def test_building_leaves_torch_as_it_was(folder: Path) -> None:
         load(folder, {}, model_type="unheard_of")
     assert torch.nn.Module.register_parameter is before
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_experts_that_a_checkpoint_keeps_apart_are_put_together(tmp_path: Path) -> None:
+    folder = tiny.mixtral(tmp_path / "model", dtype="float32", **SMALL)
+    assert torch.allclose(ours(folder, IDS, 31), theirs(folder, IDS)[31:63], rtol=0, atol=1e-6)
+    tiny.rewrite(folder, model__layers__1__block_sparse_moe__experts__2__w3__weight=None)
+    with pytest.raises(BadSource, match=r"lack parameters.*layers\.1\.mlp\.experts\.gate_up_proj"):
+        ours(folder, IDS, 31)
+    tiny.rewrite(folder, model__layers__1__block_sparse_moe__experts__2__w3__weight=np.zeros((8, 8), np.float32))
+    with pytest.raises(BadSource, match=r"experts\.2\.w3\.weight' is \[8, 8\], config.json makes it \[96, 64\]"):
+        ours(folder, IDS, 31)

@@ -141,9 +141,9 @@ def _read_gguf(path: Path, file: BinaryIO) -> _Content:
 
 
 def _metadata(header: Header) -> tuple[list[str], int, int]:
-    datasets, chunks, chunk_size = (header.metadata.get(key) for key in KEYS)
-    counted = all(type(number) is int and 0 <= number < 2**32 for number in (chunks, chunk_size))
-    if not (counted and isinstance(datasets, Array) and datasets.kind == "str"):
+    datasets, *numbers = (header.metadata.get(key) for key in KEYS)
+    chunks, chunk_size = (n if type(n) is int and 0 <= n < 2**32 else -1 for n in numbers)
+    if not (isinstance(datasets, Array) and datasets.kind == "str") or min(chunks, chunk_size) < 0:
         raise BadSource(f"{header.path.name} lacks metadata of an importance matrix: {', '.join(KEYS)}", AGAIN)
     return datasets.values(), chunks, chunk_size
 

@@ -115,6 +115,7 @@ CASES = {
     "uniform": lambda: random.uniform(-1, 1, size=(128, 256)).astype(np.float32),
     "positive": lambda: np.abs(student(128, 256)),
     "negative": lambda: -np.abs(student(128, 256)),
+    "negative mixed": lambda: -np.abs(powers(-8, 2, 128, 256)),
     "offset": lambda: student(64, 256) * np.float32(1e-3) + powers(-2, 0, 64, 1),
     "sparse": lambda: student(128, 256) * (random.random((128, 256)) < 0.1).astype(np.float32),
     "constants": constants,
@@ -138,6 +139,9 @@ CASES = {
 ABORTS: dict[str, tuple[str, ...]] = {
     "IQ1_S": ("constants",),
     "IQ1_M": ("constants", "one outlier", "every magnitude"),
+    "IQ2_XXS": ("constants", "one outlier", "small spans of magnitude", "huge"),
+    "IQ2_XS": ("one outlier", "every magnitude", "small spans of magnitude", "huge"),
+    "IQ2_S": ("one outlier", "every magnitude", "small spans of magnitude", "huge"),
 }
 
 
@@ -207,6 +211,7 @@ def test_slices_of_rows_in_threads_give_the_same_bytes(name: str, matrix: str | 
 ERRORS = {"Q2_K": 0.4, "Q3_K": 0.21, "Q4_0": 0.13, "Q4_1": 0.11, "Q4_K": 0.1, "Q5_0": 0.065, "Q5_1": 0.053, "Q5_K": 0.05}
 ERRORS |= {"Q6_K": 0.026, "Q8_0": 0.008, "BF16": 0.002, "F16": 2.5e-4, "F32": 0.0}
 ERRORS |= {"Q1_0": 0.82, "Q2_0": 0.9, "TQ1_0": 1.04, "TQ2_0": 1.04, "MXFP4": 0.15, "IQ1_S": 0.74, "IQ1_M": 0.73}
+ERRORS |= {"IQ2_XXS": 0.62, "IQ2_XS": 0.48, "IQ2_S": 0.38}
 
 
 @every_type

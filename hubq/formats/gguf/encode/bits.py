@@ -120,10 +120,10 @@ def quantize_row(row, low, scale, bottom, top, levels):
 @inlined
 def pack_nibbles(levels, distance, out):
     """Pair each 4-bit level with the one `distance` behind it: low nibble, high nibble. levels: 2 * len(out) of uint8."""
-    for run in range(0, len(out), distance):
+    for run in range(len(out) // distance):
         for i in range(distance):
-            low, high = levels[2 * run + i], levels[2 * run + distance + i]
-            out[run + i] = (low & np.uint8(15)) | (high & np.uint8(15)) << np.uint8(4)
+            low, high = levels[2 * distance * run + i], levels[2 * distance * run + distance + i]
+            out[distance * run + i] = (low & np.uint8(15)) | (high & np.uint8(15)) << np.uint8(4)
 
 
 @kernel
