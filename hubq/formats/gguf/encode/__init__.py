@@ -118,6 +118,9 @@ def overflowed(blocks: np.ndarray, type_name: str) -> np.ndarray:
     for offset in kind.halves:
         field = np.ascontiguousarray(per_row[:, :, offset : offset + 2]).view("<u2")
         bad |= (field & kind.exponent == kind.exponent).any(axis=(1, 2))
+    if type_name == "IQ1_M":  # its half is spread over the top nibbles of the last four 16-bit words
+        upper = per_row[:, :, 55] & 0xF0 | per_row[:, :, 53] >> 4
+        bad |= (upper & 0x7C == 0x7C).any(axis=1)
     return np.flatnonzero(bad)
 
 
