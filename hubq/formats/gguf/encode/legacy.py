@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubq.formats.gguf.encode.bits import INFINITY, ONE, ZERO, inlined, kernel, pack_nibbles, put_half, to_half
+from hubq.formats.gguf.encode.bits import (
+    INFINITY,
+    LANES,
+    ONE,
+    ZERO,
+    inlined,
+    kernel,
+    lanes,
+    put_half,
+    select,
+    to_half,
+)
 
 BLOCK = 32
-QUARTER = 8  # weights compared at a time: four vector comparisons and a short tail instead of a chain of 32
+MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @inlined
-def bounds(row, low, high):
-    """The least and the greatest weight of a block; low, high: scratch, float32 [QUARTER]."""
-    for i in range(QUARTER):
-        a, b, c, d = row[i], row[QUARTER + i], row[2 * QUARTER + i], row[3 * QUARTER + i]
-        a, b = (a, b) if a < b else (b, a)
-        c, d = (c, d) if c < d else (d, c)
-        low[i] = a if a < c else c
-        high[i] = b if b > d else d
-    least, greatest = low[0], high[0]
-    for i in range(1, QUARTER):
-        least = low[i] if low[i] < least else least
-        greatest = high[i] if high[i] > greatest else greatest
-    return least, greatest
+def ordered(bits):
+    """The bits of a float32 as an integer of the same order (-0 before 0), or back again."""
+    return np.int32(bits ^ np.int32(bits >> np.int32(31) & MAGNITUDE))
+
+
+@inlined
+def find_bounds(x, low, high):
+    """The least and the greatest weight of each block; by way of integers, whose extremes, unlike floats', make vector code."""
+    bits, low_bits, high_bits = x.view(np.int32), low.view(np.int32), high.view(np.int32)
+    for b in range(len(x)):
+        least, greatest = MAGNITUDE, ~MAGNITUDE
+        for i in range(x.shape[1]):
+            number = ordered(bits[b, i])
+            least, greatest = np.int32(min(least, number)), np.int32(max(greatest, number))
+        low_bits[b], high_bits[b] = ordered(least), ordered(greatest)
 
 
 @kernel
@@ -36,22 +49,33 @@ def first_of(row, size):
 
 
 @inlined
-def reciprocal(scale):
+def invert(scale, inverse):
     """1 / scale, or 0 where scale is 0."""
-    return ONE / scale if scale != ZERO else ZERO
+    for b in range(LANES):
+        inverse[b] = select(scale[b] != ZERO, ONE / scale[b], ZERO)
 
 
 @inlined
-def quantize(row, low, inverse, shift, top, levels):
-    """levels = (row - low) * inverse + shift, cut to an integer of at most `top`.
+def put_halves(numbers, half, out, offset):
+    """Write the numbers as halves into their blocks; half: scratch, int32 [LANES]."""
+    for b in range(LANES):
+        half[b] = to_half(numbers[b])
+    for b in range(len(out)):
+        put_half(out[b], offset, half[b])
+
+
+@inlined
+def quantize(x, low, inverse, shift, top, levels):
+    """levels = (x - low) * inverse + shift, cut to an integer of at most `top`.
 
     That is between 0 and top + 1, unless the scale is so small that its inverse is infinite: then C's conversion of an
     infinity or a NaN to an 8-bit integer gives 0 on x86, and so does this.
     """
-    for i in range(BLOCK):
-        value = (row[i] - low) * inverse + shift
-        value = value if abs(value) < INFINITY else ZERO
-        levels[i] = min(np.int32(value), top)
+    for b in range(len(x)):
+        least, factor = low[b], inverse[b]
+        for i in range(BLOCK):
+            value = (x[b, i] - least) * factor + shift
+            levels[b, i] = min(np.int32(select(abs(value) < INFINITY, value, ZERO)), top)
 
 
 @inlined
@@ -72,26 +96,38 @@ def make_encoder(bits: int, affine: bool):
     header = 4 if affine else 2
     packed = header + 4 * (bits - 4)
 
+    @inlined
+    def find_scales(x, low, high, scale):
+        """From the bounds of each block its scale and, in `low`, its min: 0 if not affine."""
+        for b in range(len(x)):
+            if affine and low[b] == ZERO:
+                low[b] = first_of(x[b], ZERO)
+            if not affine and high[b] == -low[b]:
+                low[b] = high[b] = first_of(x[b], high[b])
+        for b in range(LANES):
+            extreme = select(abs(high[b]) > abs(low[b]), high[b], low[b])
+            scale[b] = abs(high[b] - low[b]) / np.float32(top) if affine else select(extreme == ZERO, ZERO, extreme) / -half
+            low[b] = low[b] if affine else ZERO
+
     @kernel
     def encode(x, out):
-        levels = np.empty(BLOCK, np.uint8)
-        lows, highs = np.empty(QUARTER, np.float32), np.empty(QUARTER, np.float32)
-        for n in range(len(x)):
-            low, high = bounds(x[n], lows, highs)
+        """float32 [n, 32] to uint8 [n, bytes]."""
+        levels, half_bits = np.empty((LANES, BLOCK), np.uint8), np.empty(LANES, np.int32)
+        low, high, scale, inverse = lanes(), lanes(), lanes(), lanes()
+        for start in range(0, len(x), LANES):
+            group, blocks = x[start : start + LANES], out[start : start + LANES]
+            find_bounds(group, low, high)
+            find_scales(group, low, high, scale)
+            invert(scale, inverse)
+            put_halves(scale, half_bits, blocks, 0)
             if affine:
-                low = first_of(x[n], ZERO) if low == ZERO else low
-                scale = abs(high - low) / np.float32(top)
-                put_half(out[n], 2, to_half(low))
-            else:
-                extreme = high if high > -low else low
-                extreme = first_of(x[n], high) if high == -low else extreme
-                extreme = ZERO if extreme == ZERO else extreme
-                scale, low = extreme / -half, ZERO
-            put_half(out[n], 0, to_half(scale))
-            quantize(x[n], low, reciprocal(scale), shift, top, levels)
-            if bits == 5:
-                pack_high_bits(levels, out[n, header:packed])
-            pack_nibbles(levels, 16, out[n, packed:])
+                put_halves(low, half_bits, blocks, 2)
+            quantize(group, low, inverse, shift, top, levels)
+            for b in range(len(group)):
+                if bits == 5:
+                    pack_high_bits(levels[b], blocks[b, header:packed])
+                for i in range(BLOCK // 2):
+                    blocks[b, packed + i] = levels[b, i] & np.uint8(15) | levels[b, BLOCK // 2 + i] << np.uint8(4)
 
     return encode
 
@@ -114,14 +150,17 @@ def round_away(value):
 @kernel
 def encode_q8_0(x, out):
     """float32 [n, 32] to Q8_0, uint8 [n, 34]: weight = scale * level, levels from -127 to 127."""
-    levels = np.empty(BLOCK, np.uint8)
-    lows, highs = np.empty(QUARTER, np.float32), np.empty(QUARTER, np.float32)
-    for n in range(len(x)):
-        low, high = bounds(x[n], lows, highs)
-        scale = max(abs(low), abs(high)) / np.float32(127)
-        put_half(out[n], 0, to_half(scale))
-        inverse = reciprocal(scale)
-        for i in range(BLOCK):
-            levels[i] = round_away(x[n, i] * inverse)
-        for i in range(BLOCK):
-            out[n, 2 + i] = levels[i]
+    low, high, scale, inverse, half_bits = lanes(), lanes(), lanes(), lanes(), np.empty(LANES, np.int32)
+    levels = np.empty(BLOCK, np.int8)
+    for start in range(0, len(x), LANES):
+        group, blocks = x[start : start + LANES], out[start : start + LANES]
+        find_bounds(group, low, high)
+        for b in range(LANES):
+            scale[b] = max(abs(low[b]), abs(high[b])) / np.float32(127)
+        invert(scale, inverse)
+        put_halves(scale, half_bits, blocks, 0)
+        for b in range(len(group)):
+            for i in range(BLOCK):
+                levels[i] = round_away(group[b, i] * inverse[b])
+            for i in range(BLOCK):
+                blocks[b, 2 + i] = np.uint8(levels[i])

@@ -18,9 +18,7 @@ from hubq.formats.gguf.encode.bits import (
     from_half,
     inlined,
     kernel,
-    load_lanes,
     nearest,
-    pack_nibbles,
     pack_pairs,
     pack_plane,
     put_half,
@@ -35,10 +33,13 @@ from hubq.formats.gguf.encode.symmetric_search import (
     levels_of_search,
     make_search,
     round_level,
+    transpose,
 )
 
 BLOCK = 16
 ROUNDS = 5
+WORK = 4 * BLOCK + 5
+CHUNK = 256  # super-blocks searched and packed before the next ones, so that what is found stays in the cache
 
 search_q6_k = make_search(BLOCK, 32)
 
@@ -71,25 +72,31 @@ def pack_q6_k(x, found, out):
             continue
         inverse = np.float32(-128) / largest
         scale_half = to_half(ONE / inverse)
+        step = from_half(scale_half)
         for j in range(16):
             code = np.int8(min(127, nearest(inverse * scales[j])))
             out[n, 192 + j] = np.uint8(code)
-            row_scales[16 * j : 16 * j + 16] = from_half(scale_half) * np.float32(code)
+            row_scales[16 * j : 16 * j + 16] = step * np.float32(code)
         round_row(x[n], row_scales, np.int32(32), levels)
         for j in range(16):
             if row_scales[16 * j] == ZERO:
                 levels_of_search(x[n, 16 * j : 16 * j + 16], inverses[j], np.int32(32), levels[16 * j : 16 * j + 16])
         for k in range(2):
-            pack_nibbles(levels[128 * k : 128 * k + 128], 64, out[n, 64 * k : 64 * k + 64])
+            for i in range(64):
+                low, high = levels[128 * k + i], levels[128 * k + 64 + i]
+                out[n, 64 * k + i] = low & np.uint8(15) | high << np.uint8(4)
         pack_pairs(levels, 4, out[n, 128:192])
         put_half(out[n], 208, scale_half)
 
 
-def encode_q6_k(x: np.ndarray, out: np.ndarray) -> None:
+@kernel
+def encode_q6_k(x, out):
     """float32 [n, 256] to Q6_K, uint8 [n, 210]: 16 blocks of 16 weights, 8-bit scales, 6-bit levels."""
-    found = np.empty((3, x.size // BLOCK), np.float32)
-    search_q6_k(x.reshape(-1, BLOCK), None, None, found)
-    pack_q6_k(x, found, out)
+    found = np.empty((3, 16 * CHUNK), np.float32)
+    for start in range(0, len(x), CHUNK):
+        chunk = x[start : start + CHUNK]
+        search_q6_k(chunk.reshape(-1, BLOCK), None, None, found)
+        pack_q6_k(chunk, found, out[start : start + CHUNK])
 
 
 class Lanes(NamedTuple):
@@ -102,34 +109,34 @@ class Lanes(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """The value furthest from zero, the sums of cube * level and of square * level**2, and whether a level moved, 0 or 1. [lane]."""
+    """Sums of cube * level and square * level**2; 1 if a level moved, else 0; the value furthest from zero. Arrays [lane]."""
 
-    largest: np.ndarray
     lx: np.ndarray
     ll: np.ndarray
     moved: np.ndarray
+    largest: np.ndarray
 
 
 @inlined
-def scratch_q3_k():
-    """Cut from one piece, so that the compiler sees them apart."""
-    work = np.empty((4 * BLOCK + 4, LANES), np.float32)
-    lanes = Lanes(work[:BLOCK], work[BLOCK : 2 * BLOCK], work[2 * BLOCK : 3 * BLOCK], work[3 * BLOCK : 4 * BLOCK])
-    rest = work[4 * BLOCK :]
-    return lanes, Sums(rest[0], rest[1], rest[2], rest[3])
+def cut(work):
+    """Lanes, Sums and one more array [lane], in one piece of work [WORK, lane]: so the compiler sees them apart."""
+    lanes = Lanes(work[:16], work[16:32], work[32:48], work[48:64])
+    return lanes, Sums(work[64], work[65], work[66], work[67]), work[68]
 
 
 @inlined
-def first_levels(lanes, sums):
+def first_levels(lanes, sums, inverse):
     """The first rounding, from -4 to 3, and its sums."""
     furthest_values(lanes.value, sums.largest)
+    for b in range(LANES):
+        inverse[b] = np.float32(-4) / sums.largest[b]
     sums.lx[:] = ZERO
     sums.ll[:] = ZERO
     for i in range(BLOCK):
         for b in range(LANES):
             x = lanes.value[i, b]
             square, cube = x * x, x * x * x
-            level = round_level(x * (np.float32(-4) / sums.largest[b]), np.float32(4), True)
+            level = round_level(x * inverse[b], np.float32(4), True)
             lanes.square[i, b], lanes.cube[i, b], lanes.level[i, b] = square, cube, level
             sums.lx[b] += cube * level
             sums.ll[b] += square * level * level
@@ -155,10 +162,12 @@ def improve_levels(lanes, sums):
             sums.moved[b] = select(better, ONE, moved)
 
 
-@inlined
-def search_lanes(lanes, sums, rounds):
-    """Levels and sums of all lanes. A lane in which nothing moved would not move in a further round either."""
-    first_levels(lanes, sums)
+@kernel
+def search_lanes(x, chosen, rounds, work):
+    """Levels and sums of LANES chosen blocks. A lane in which no level moved would not move in a further round either."""
+    lanes, sums, inverse = cut(work)
+    transpose(x, chosen, lanes.value)
+    first_levels(lanes, sums, inverse)
     for _ in range(rounds):
         improve_levels(lanes, sums)
         if not sums.moved.any():
@@ -166,30 +175,35 @@ def search_lanes(lanes, sums, rounds):
 
 
 @kernel
-def search_q3_k(x, chosen, rounds, scales, levels, moving):
-    """Scale and levels (0 to 7) of the chosen blocks; returns how many were moving in the last round and puts them in `moving`.
+def search_q3_k(x, chosen, rounds, scales, moving):
+    """Scales of the chosen blocks; returns how many were moving in the last round, and their indices in `moving`.
 
-    x: float32 [blocks, 16]; chosen: int64 [n], indices of blocks; scales: float32 [blocks]; levels: uint8 [blocks, 16];
-    moving: int64 [n].
+    x: float32 [blocks, 16]; chosen, moving: int64 [n], indices of blocks; scales: float32 [blocks].
     """
-    lanes, sums = scratch_q3_k()
-    still = 0
+    work, still = np.empty((WORK, LANES), np.float32), 0
+    _, sums, _ = cut(work)
     for start in range(0, len(chosen), LANES):
-        count = min(LANES, len(chosen) - start)
-        for b in range(LANES):
-            block = chosen[min(start + b, len(chosen) - 1)]
-            for i in range(BLOCK):
-                lanes.value[i, b] = x[block, i]
-        search_lanes(lanes, sums, rounds)
-        for b in range(count):
-            block = chosen[start + b]
-            nothing = abs(sums.largest[b]) < TINY
-            scales[block] = ZERO if nothing or not sums.ll[b] > ZERO else sums.lx[b] / sums.ll[b]
-            for i in range(BLOCK):
-                levels[block, i] = 0 if nothing else np.int32(lanes.level[i, b]) + 4
-            moving[still] = block
+        group = chosen[start : start + LANES]
+        search_lanes(x, group, rounds, work)
+        for b in range(len(group)):
+            nothing = abs(sums.largest[b]) < TINY or not sums.ll[b] > ZERO
+            scales[group[b]] = ZERO if nothing else sums.lx[b] / sums.ll[b]
+            moving[still] = group[b]
             still += np.int64(sums.moved[b])
     return still
+
+
+@kernel
+def keep_levels_q3_k(x, chosen, levels):
+    """Search the chosen blocks once more for their levels, 0 to 7. x: float32 [blocks, 16]; levels: uint8 [blocks, 16]."""
+    work = np.empty((WORK, LANES), np.float32)
+    lanes, sums, _ = cut(work)
+    for start in range(0, len(chosen), LANES):
+        group = chosen[start : start + LANES]
+        search_lanes(x, group, ROUNDS, work)
+        for b in range(len(group)):
+            for i in range(BLOCK):
+                levels[group[b], i] = 0 if abs(sums.largest[b]) < TINY else np.int32(lanes.level[i, b]) + 4
 
 
 @kernel
@@ -208,12 +222,25 @@ def quantize_scales_q3_k(scales, codes, halves):
 
 
 @kernel
+def zero_scales(codes, halves, blocks):
+    """The indices of the blocks whose quantized scale is 0, at the start of `blocks` (int64 [16 * n])."""
+    count = 0
+    for n in range(len(codes)):
+        nothing = from_half(halves[n]) == ZERO
+        for j in range(16):
+            blocks[count] = 16 * n + j
+            count += np.int64(nothing | (codes[n, j] == 32))
+    return blocks[:count]
+
+
+@inlined
 def pack_codes(codes, out):
-    """Sixteen 6-bit codes in 12 bytes: 0 to 7 the low nibbles of codes 0 to 7 and, above them, 8 to 15; 8 to 11 the high bits."""
-    for j in range(8):
-        out[j] = codes[j] & 15 | (codes[j + 8] & 15) << 4
+    """Sixteen 6-bit codes in 12 bytes: the low nibbles of 0 to 7 and, above them, of 8 to 15; then the high bits, in fours."""
     for j in range(4):
-        out[8 + j] = codes[j] >> 4 | codes[j + 4] >> 4 << 2 | codes[j + 8] >> 4 << 4 | codes[j + 12] >> 4 << 6
+        first, second, third, fourth = codes[j], codes[j + 4], codes[j + 8], codes[j + 12]
+        out[j] = first & 15 | (third & 15) << 4
+        out[j + 4] = second & 15 | (fourth & 15) << 4
+        out[j + 8] = first >> 4 | second >> 4 << 2 | third >> 4 << 4 | fourth >> 4 << 6
 
 
 @kernel
@@ -224,8 +251,9 @@ def pack_q3_k(x, codes, halves, searched, out):
     """
     levels, row_scales = np.empty(256, np.uint8), np.empty(256, np.float32)
     for n in range(len(x)):
+        step = from_half(halves[n])
         for j in range(16):
-            row_scales[16 * j : 16 * j + 16] = from_half(halves[n]) * np.float32(np.int32(codes[n, j]) - 32)
+            row_scales[16 * j : 16 * j + 16] = step * np.float32(np.int32(codes[n, j]) - 32)
         round_row(x[n], row_scales, np.int32(4), levels)
         for j in range(16):
             if row_scales[16 * j] == ZERO:
@@ -236,13 +264,18 @@ def pack_q3_k(x, codes, halves, searched, out):
         put_half(out[n], 108, halves[n])
 
 
-def encode_q3_k(x: np.ndarray, out: np.ndarray) -> None:
+@kernel
+def encode_q3_k(x, out):
     """float32 [n, 256] to Q3_K, uint8 [n, 110]: 16 blocks of 16 weights, 6-bit scales, 3-bit levels."""
-    blocks = x.reshape(-1, BLOCK)
-    scales, levels = np.empty(len(blocks), np.float32), np.empty((len(blocks), BLOCK), np.uint8)
-    moving = np.empty(len(blocks), np.int64)
-    still = search_q3_k(blocks, np.arange(len(blocks)), 1, scales, levels, moving)
-    search_q3_k(blocks, moving[:still].copy(), ROUNDS, scales, levels, moving)
-    codes, halves = np.empty((len(x), 16), np.uint8), np.empty(len(x), np.int32)
-    quantize_scales_q3_k(scales, codes, halves)
-    pack_q3_k(x, codes, halves, levels, out)
+    all_blocks, moving = np.arange(16 * CHUNK), np.empty(16 * CHUNK, np.int64)
+    scales, levels = np.empty(16 * CHUNK, np.float32), np.empty((16 * CHUNK, BLOCK), np.uint8)
+    codes, halves = np.empty((CHUNK, 16), np.uint8), np.empty(CHUNK, np.int32)
+    for start in range(0, len(x), CHUNK):
+        chunk = x[start : start + CHUNK]
+        blocks = chunk.reshape(-1, BLOCK)
+        chosen = all_blocks[: len(blocks)]
+        for rounds in (1, 2, ROUNDS):
+            chosen = moving[: search_q3_k(blocks, chosen, rounds, scales, moving)]
+        quantize_scales_q3_k(scales, codes[: len(chunk)], halves)
+        keep_levels_q3_k(blocks, zero_scales(codes[: len(chunk)], halves, moving), levels)
+        pack_q3_k(chunk, codes, halves, levels, out[start : start + CHUNK])

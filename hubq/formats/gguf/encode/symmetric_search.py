@@ -21,12 +21,11 @@ from hubq.formats.gguf.encode.bits import (
     clamp,
     inlined,
     kernel,
-    load_lanes,
     nearest,
     select,
 )
 
-SCALE, INVERSE, WEIGHT = range(3)  # rows of what a search finds: the scale, the inverse that gave its levels, the sum of weights
+SCALE, INVERSE, WEIGHT = range(3)  # rows of what a search finds: scale, the inverse that gave its levels, sum of the weights
 TINY = np.float32(1e-15)  # a block whose weights are all below this counts as zero
 NOTHING = INFINITY  # the inverse of such a block
 
@@ -70,6 +69,21 @@ def scratch(size):
 
 
 @inlined
+def transpose(rows, chosen, lanes):
+    """lanes[:, b] = rows[chosen[b]], the last chosen row also in the lanes left over.
+
+    Four lanes at a time, since stores to neighbours are faster than stores far apart.
+    """
+    last = len(chosen) - 1
+    for b in range(0, LANES, 4):
+        row0, row1 = chosen[min(b, last)], chosen[min(b + 1, last)]
+        row2, row3 = chosen[min(b + 2, last)], chosen[min(b + 3, last)]
+        for i in range(len(lanes)):
+            x0, x1, x2, x3 = rows[row0, i], rows[row1, i], rows[row2, i], rows[row3, i]
+            lanes[i, b], lanes[i, b + 1], lanes[i, b + 2], lanes[i, b + 3] = x0, x1, x2, x3
+
+
+@inlined
 def furthest_values(value, largest):
     """The value of each lane that is furthest from zero; the first of equals."""
     largest[:] = ZERO
@@ -80,20 +94,11 @@ def furthest_values(value, largest):
 
 
 @inlined
-def load_importance(importance, size, start, count, weight):
-    """Transpose the importance of blocks from `start` on; it is one row's, and comes again for each row."""
-    for b in range(count):
-        first = (start + b) * size % len(importance)
-        for i in range(size):
-            weight[i, b] = importance[first + i]
-
-
-@inlined
-def spread_mean(mean, blocks, start, count, lane_mean):
+def spread_mean(mean, blocks, start, lane_mean):
     """The mean of each lane; each of `mean` holds for as many blocks."""
-    each = blocks // len(mean)
-    for b in range(count):
-        lane_mean[b] = mean[(start + b) // each]
+    each = np.uint32(blocks // len(mean))
+    for b in range(LANES):
+        lane_mean[b] = mean[np.uint32(min(start + b, blocks - 1)) // each]
 
 
 @inlined
@@ -116,7 +121,7 @@ def weigh_root(block, mean):
 
 @inlined
 def multiply(block, total):
-    """The products and the sums of weights; then zeros for undefined and infinite values, since ggml rounds those to level 0."""
+    """The products and the sums of weights; then zeros for undefined and infinite values, which ggml rounds to level 0."""
     total[:] = ZERO
     for i in range(len(block.value)):
         for b in range(LANES):
@@ -188,19 +193,21 @@ def make_search(size: int, highest: int):
     def search(x, importance, mean, found):
         """Scale and inverse of every block. x: float32 [blocks, size]; found: float32 [3, blocks], see SCALE.
 
-        importance: float32 [size * blocks of one row], or None to weigh by the squares of x; mean: float32 [rows], to
+        importance: float32 [blocks of one row, size], or None to weigh by the squares of x; mean: float32 [rows], to
         multiply the importance by the root of mean + x**2, or None.
         """
         block, pair, best, largest, total = scratch(size)
+        blocks = np.arange(len(x))
         for start in range(0, len(x), LANES):
-            count = load_lanes(x, start, block.value)
+            count = min(LANES, len(x) - start)
+            transpose(x, blocks[start : start + count], block.value)
             furthest_values(block.value, largest)
             if importance is None:
                 weigh_squares(block)
             else:
-                load_importance(importance, size, start, count, block.weight)
+                transpose(importance, blocks[start : start + count] % len(importance), block.weight)
                 if mean is not None:
-                    spread_mean(mean, len(x), start, count, best.scale)
+                    spread_mean(mean, len(x), start, best.scale)
                     weigh_root(block, best.scale)
             multiply(block, total)
             search_lanes(block, largest, half, pair, best)
@@ -213,12 +220,14 @@ def make_search(size: int, highest: int):
     return search
 
 
-@kernel
+@inlined
 def levels_of_search(x, inverse, half, levels):
     """The levels, from 0 to 2 * half - 1, of a block for the inverse that was found; all 0 if it counts as zero."""
-    for i in range(len(x)):
-        level = clamp(nearest(x[i] * inverse), -half, half - np.int32(1)) + half
-        levels[i] = level if inverse != NOTHING else 0
+    known = select(inverse == NOTHING, ZERO, inverse)
+    for i in range(len(levels)):
+        levels[i] = clamp(nearest(x[i] * known), -half, half - np.int32(1)) + half
+    if inverse == NOTHING:
+        levels[:] = 0
 
 
 @kernel
@@ -237,6 +246,3 @@ def mean_squares(rows, factor, means):
         means[rows2] = factor * sum2 / np.float32(columns)
         means[rows1] = factor * sum1 / np.float32(columns)
         means[start] = factor * sum0 / np.float32(columns)
-
-
-search_q6_k = make_search(16, 32)
