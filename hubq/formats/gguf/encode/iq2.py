@@ -5,40 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 from hubq.formats.gguf.encode.bits import ONE, ZERO, clamp, kernel, nearest, put_half, to_half
-from hubq.formats.gguf.encode.iq2_search import Form, book, search
+from hubq.formats.gguf.encode.iq2_choice import book
+from hubq.formats.gguf.encode.iq2_search import Form, search
+from hubq.formats.gguf.encode.iq3_weigh import mean_squares
 
 XXS = Form(32, -6, True, True, np.float32(1e-15))
 XS = Form(16, -9, True, False, np.float32(1e-15))
 S = Form(16, -9, False, False, np.float32(1e-8))
+STEPS = np.float32(31)
 FUDGE = np.float32(0.9875)  # of the scale of IQ2_S
 
 
 @kernel
-def mean_squares(x, times, out):
-    """times * sum(x**2) / 256 of each super-block. x: float32 [n, 256]; out: float32 [n]."""
-    sums = np.empty(16, np.float32)
-    for start in range(0, len(x), 16):
-        count = min(16, len(x) - start)
-        sums[:] = ZERO
-        for i in range(256):
-            for k in range(count):
-                sums[k] += x[start + k, i] * x[start + k, i]
-        for k in range(count):
-            out[start + k] = times * sums[k] / np.float32(256)
-
-
-@kernel
 def quantize_scales(scales, codes):
-    """Odd multiples 2 * code + 1 of a step for the scales of a super-block, codes from 0 to 15; returns the step."""
+    """Odd multiples 2 * code + 1 of greatest / 31 for the scales of a super-block, codes from 0 to 15; returns the greatest."""
     most = ZERO
     for j in range(len(scales)):
         most = scales[j] if scales[j] > most else most
-    step = most / np.float32(31)
-    inverse = ONE / step
+    inverse = ONE / (most / STEPS)
     for j in range(len(scales)):
         code = clamp(nearest(np.float32(0.5) * (inverse * scales[j] - ONE)), np.int32(0), np.int32(15))
         codes[j] = code if most > ZERO else 0
-    return step
+    return most
 
 
 @kernel
@@ -46,10 +34,10 @@ def pack_xxs(scales, points, out):
     """scales: float32 [n, 8]; points: int32 [n, 8, 4], with the signs above bit 16; out: uint8 [n, 66]."""
     codes = np.empty(8, np.int64)
     for n in range(len(scales)):
-        step = quantize_scales(scales[n], codes)
+        most = quantize_scales(scales[n], codes)
         out[n] = 0
-        put_half(out[n], 0, to_half(step))
-        for j in range(8 if step > ZERO else 0):
+        put_half(out[n], 0, to_half(most / STEPS))
+        for j in range(8 if most > ZERO else 0):
             signs = codes[j] << 28
             for g in range(4):
                 out[n, 2 + 8 * j + g] = points[n, j, g] & 0xFF
@@ -63,10 +51,10 @@ def pack_xs(scales, points, out):
     """scales: float32 [n, 16]; points: int32 [n, 32], with the signs above bit 16; out: uint8 [n, 74]."""
     codes = np.empty(16, np.int64)
     for n in range(len(scales)):
-        step = quantize_scales(scales[n], codes)
+        most = quantize_scales(scales[n], codes)
         out[n] = 0
-        put_half(out[n], 0, to_half(step))
-        for g in range(32 if step > ZERO else 0):
+        put_half(out[n], 0, to_half(most / STEPS))
+        for g in range(32 if most > ZERO else 0):
             put_half(out[n], 2 + 2 * g, points[n, g] & 0x1FF | points[n, g] >> 16 << 9)
         for j in range(8):
             out[n, 66 + j] = codes[2 * j] | codes[2 * j + 1] << 4
@@ -77,9 +65,9 @@ def pack_s(scales, points, out):
     """scales: float32 [n, 16]; points: int32 [n, 32], with the signs above bit 16; out: uint8 [n, 82]."""
     codes = np.empty(16, np.int64)
     for n in range(len(scales)):
-        step = quantize_scales(scales[n], codes)
+        most = quantize_scales(scales[n], codes)
         out[n] = 0
-        put_half(out[n], 0, to_half(step * FUDGE))
+        put_half(out[n], 0, to_half(most / STEPS * FUDGE))
         for g in range(32):
             out[n, 2 + g] = points[n, g] & 0xFF
             out[n, 34 + g] = points[n, g] >> 16
@@ -90,8 +78,7 @@ def pack_s(scales, points, out):
 
 def _encode(type_name: str, form: Form, times: float, x: np.ndarray, importance: np.ndarray, pack, out: np.ndarray) -> None:
     n = x.size // 256
-    means = np.empty(n, np.float32)
-    mean_squares(x.reshape(n, 256), np.float32(times), means)
+    means = mean_squares(x.reshape(n, 256), np.float32(times), np.float32(1 / 256))
     scales, points = np.empty(x.size // form.size, np.float32), np.empty((x.size // form.size, form.size // 8), np.int32)
     search(x.reshape(-1), importance, means, book(type_name), form, scales, points)
     pack(scales.reshape(n, -1), points.reshape(n, 8, 4) if form is XXS else points.reshape(n, 32), out.reshape(n, -1))
