@@ -140,7 +140,17 @@ def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleTy
     head = hub.snapshot(repo)
     merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
     order = {level.id: place for place, level in enumerate(module.LEVELS.values())}
-    return replace(merged, artifacts=tuple(sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))))
+    engines = list(module.engines())
+    artifacts = sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))
+    rows = sorted(
+        merged.measurements,
+        key=lambda row: (
+            row.level != card.REFERENCE,
+            engines.index(row.engine) if row.engine in engines else len(engines),
+            order.get(row.level, len(order)),
+        ),
+    )
+    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows))
 
 
 def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:

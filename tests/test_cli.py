@@ -130,7 +130,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(model: Path, tmp_path: Path
     assert told.returncode == 0 and "to build" in told.stdout and "gguf:Q2_K" in told.stdout
     assert list(tmp_path.iterdir()) == []
     document = json.loads(hubq(*arguments, "--json").stdout)
-    assert document["write"] == sum(level["size"] for level in document["levels"]) 
+    assert document["write"] == sum(level["size"] for level in document["levels"])
     assert [level["level"] for level in document["levels"]] == [level.id for level in parse_levels("all")]
 
 

@@ -142,6 +142,8 @@ ABORTS: dict[str, tuple[str, ...]] = {
     "IQ2_XXS": ("constants", "one outlier", "small spans of magnitude", "huge"),
     "IQ2_XS": ("one outlier", "every magnitude", "small spans of magnitude", "huge"),
     "IQ2_S": ("one outlier", "every magnitude", "small spans of magnitude", "huge"),
+    "IQ3_XXS": ("constants", "one outlier", "every magnitude", "small spans of magnitude", "huge"),
+    "IQ3_S": ("constants", "one outlier", "every magnitude", "small spans of magnitude", "huge"),
 }
 
 
@@ -212,6 +214,7 @@ ERRORS = {"Q2_K": 0.4, "Q3_K": 0.21, "Q4_0": 0.13, "Q4_1": 0.11, "Q4_K": 0.1, "Q
 ERRORS |= {"Q6_K": 0.026, "Q8_0": 0.008, "BF16": 0.002, "F16": 2.5e-4, "F32": 0.0}
 ERRORS |= {"Q1_0": 0.82, "Q2_0": 0.9, "TQ1_0": 1.04, "TQ2_0": 1.04, "MXFP4": 0.15, "IQ1_S": 0.74, "IQ1_M": 0.73}
 ERRORS |= {"IQ2_XXS": 0.62, "IQ2_XS": 0.48, "IQ2_S": 0.38}
+ERRORS |= {"IQ3_XXS": 0.29, "IQ3_S": 0.225, "IQ4_NL": 0.107, "IQ4_XS": 0.106}
 
 
 @every_type

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,22 @@ def random_imatrix(folder: Path, missing: Sequence[str] = ()) -> Imatrix:
     return Imatrix("m.gguf", "0" * 64, ("text",), 4, 512, {name: entries[name] for name in entries if name not in missing})
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "smollm2"])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    folder = request.getfixturevalue(request.param)
-    return build(folder, tmp_path_factory.mktemp(request.param), PLAIN)
+# model -> its levels; rows of 576 weights are no multiple of the 128 that Q1_0 packs
+BUILT = {"tiny_llama": PLAIN, "smollm2": [level for level in PLAIN if level != "Q1_0"]}
+every_built = pytest.mark.parametrize(("model", "level"), [(model, level) for model in BUILT for level in BUILT[model]])
+
+Built = Callable[[str], dict[str, Artifact]]
+
+
+@pytest.fixture(scope="module")
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Every level of a model, built once."""
+
+    @cache
+    def build_all(model: str) -> dict[str, Artifact]:
+        return build(request.getfixturevalue(model), tmp_path_factory.mktemp(model), BUILT[model])
+
+    return build_all
 
 
 def assert_equals_llama_cpp(ours_path: Path, theirs_path: Path) -> None:
@@ -83,16 +96,16 @@ def assert_equals_llama_cpp(ours_path: Path, theirs_path: Path) -> None:
         assert np.array_equal(data, theirs[name][1]), name
 
 
-@pytest.mark.parametrize("level", PLAIN)
-def test_every_level_equals_llama_cpp(built: dict[str, Artifact], level: str, tmp_path: Path) -> None:
-    upstream.quantize(built["BF16"].path, tmp_path / "theirs.gguf", MIXES[level].file_type)
-    assert_equals_llama_cpp(built[level].path, tmp_path / "theirs.gguf")
+@every_built
+def test_every_level_equals_llama_cpp(built: Built, model: str, level: str, tmp_path: Path) -> None:
+    upstream.quantize(built(model)["BF16"].path, tmp_path / "theirs.gguf", MIXES[level].file_type)
+    assert_equals_llama_cpp(built(model)[level].path, tmp_path / "theirs.gguf")
 
 
 KINDS: dict[str, Callable[[Path], Path]] = {
-    "dense": lambda folder: tiny.llama(folder, num_hidden_layers=8, num_key_value_heads=8, tie_word_embeddings=True),
+    "dense": lambda folder: tiny.llama(folder, num_key_value_heads=8, tie_word_embeddings=True),
     "grouped": lambda folder: tiny.llama(folder, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1),
-    "mixture": lambda folder: tiny.mixtral(folder, num_hidden_layers=8, intermediate_size=256),
+    "mixture": lambda folder: tiny.mixtral(folder, num_local_experts=8, intermediate_size=256),
 }
 
 
@@ -126,9 +139,9 @@ def test_every_level_of_a_mixture_equals_llama_cpp(mixture: dict[str, Artifact],
     assert_equals_llama_cpp(mixture[level].path, tmp_path / "theirs.gguf")
 
 
-@pytest.mark.parametrize("level", PLAIN)
-def test_artifact_tells_the_truth(built: dict[str, Artifact], level: str) -> None:
-    artifact = built[level]
+@every_built
+def test_artifact_tells_the_truth(built: Built, model: str, level: str) -> None:
+    artifact = built(model)[level]
     data = artifact.path.read_bytes()
     assert (len(data), hashlib.sha256(data).hexdigest()) == (artifact.size, artifact.sha256)
     counts = Counter(TYPE_NAMES[kind] for kind, _ in upstream.tensors(artifact.path).values())
@@ -143,13 +156,13 @@ def test_file_type_and_weights_are_those_of_the_model(tmp_path: Path) -> None:
         assert artifact.weights == sum(int(np.prod(tensor.shape)) for tensor in reader.tensors)
 
 
-@pytest.mark.parametrize("level", PLAIN)
-def test_llama_cpp_loads_it_and_computes(built: dict[str, Artifact], level: str) -> None:
+@every_built
+def test_llama_cpp_loads_it_and_computes(built: Built, model: str, level: str) -> None:
     import llama_cpp
 
-    model = llama_cpp.Llama(str(built[level].path), n_ctx=64, logits_all=True, verbose=False)
-    model.eval(model.tokenize(b"The truth value of an object"))
-    assert np.isfinite(model.scores[: model.n_tokens]).all()
+    loaded = llama_cpp.Llama(str(built(model)[level].path), n_ctx=64, logits_all=True, verbose=False)
+    loaded.eval(loaded.tokenize(b"The truth value of an object"))
+    assert np.isfinite(loaded.scores[: loaded.n_tokens]).all()
 
 
 def test_threads_and_slabs_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

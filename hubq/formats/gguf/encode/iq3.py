@@ -6,11 +6,10 @@ import numpy as np
 
 from hubq.formats.gguf.encode.bits import ONE, ZERO, clamp, inlined, kernel, nearest, put_half, to_half
 from hubq.formats.gguf.encode.iq3_search import BLOCK, GROUPS, book, scratch, search
-from hubq.formats.gguf.encode.iq3_weigh import mean_squares
+from hubq.formats.gguf.encode.iq3_weigh import EVERY_COLUMN_ALIKE, mean_squares
 
 TINY = np.float32(1e-8)  # a block of IQ3_XXS below this counts as zero
 SIZE = 256
-EVERY_COLUMN_ALIKE = np.empty(0, np.float32)
 
 
 @inlined

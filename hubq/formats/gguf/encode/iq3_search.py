@@ -5,9 +5,8 @@ For each block ggml tries 31 or 19 scales. At each it rounds the magnitudes to l
 the scale by weighted least squares, and keeps the best. Then it does the same once more at the scale it kept.
 
 Here the trials of one block are taken side by side. As the scale falls from trial to trial the levels of a group rise one by
-one, so that several trials in a row have the same code, that is, the same neighbours to choose from: these are compared
-together. All numbers of a trial lie in one flat array, in rows of TRIALS: the compiler knows that parts of one array do not
-overlap, where it would have to test two arrays before each short loop.
+one, so that several trials in a row have the same code, that is, the same neighbours to choose from. These are compared
+together, and the error of a level that many neighbours have in common is worked out once.
 """
 
 from __future__ import annotations
@@ -19,33 +18,29 @@ import numpy as np
 
 from hubq.formats.gguf.encode.bits import MAGIC, ONE, ZERO, inlined, kernel
 from hubq.formats.gguf.encode.grids import grid
+from hubq.formats.gguf.encode.vectors import WIDTH, bits, floats, load, splat, store, where
 
 BLOCK = 32
 GROUPS = 8
-TOGETHER = 8  # trials compared at a time
-TRIALS = 40  # at most 32, and room for comparing TOGETHER from any on
-TASKS = GROUPS * TRIALS
-INVERSE, SCALE, SUM_QX, SUM_QQ, LANES, ROUNDED = (row * TRIALS for row in range(6))
-CHOSEN = ROUNDED + GROUPS * TRIALS
-ERROR, FOUND, LOCAL = LANES, LANES + TOGETHER, LANES + 2 * TOGETHER
-SIZE = CHOSEN + GROUPS * TRIALS
-
+TRIALS = 40  # at most 32, and room to take WIDTH from any of them on
 HALF = np.float32(0.5)
 TOP = np.float32(15)  # the value of the highest level
 FLOAT_MAX = np.float32(np.finfo(np.float32).max)
-_MANTISSA = np.int32(0x7FFFFF)
-_ZERO_LEVEL = np.int32(0x400000)
-_TOP_LEVEL = np.int32(0x400007)
-_CODE = np.int32(0xFFF)
+VALUES = np.tile(np.arange(1, 16, 2, dtype=np.float32), 4)  # of 8 * dimension + level
+I1, I2, I3, I6, I7, I9 = (np.int32(i) for i in (1, 2, 3, 6, 7, 9))
+_MANTISSA, _LEVEL_0, _LEVEL_7, _CODE = np.int32(0x7FFFFF), np.int32(0x400000), np.int32(0x400007), np.int32(0xFFF)
 
 
 class Book(NamedTuple):
     """A code book as the search reads it. A code has 3 bits for each level of a group, the first lowest."""
 
     index: np.ndarray  # int32 [4096]: the point that has this code, or -1
-    first: np.ndarray  # int32 [4097]: where the neighbours of a code begin
-    codes: np.ndarray  # int32 [neighbours]: their codes; an even number for each code, the last twice if need be
-    values: np.ndarray  # float32 [neighbours, 4]: their values
+    first: np.ndarray  # uint32 [4097]: where the neighbours of a code begin
+    neighbours: np.ndarray  # uint16: points
+    codes: np.ndarray  # int32 [points]
+    rows: np.ndarray  # uint8 [4 * points]: where in the table of errors those of its levels begin
+    first_level: np.ndarray  # uint32 [4097]: where the levels begin that the neighbours of a code have
+    levels: np.ndarray  # uint8: 8 * dimension + level
     steps: np.ndarray  # float32 [trials]: the value that the greatest magnitude gets in each trial
 
 
@@ -55,154 +50,149 @@ class Scratch(NamedTuple):
     x: np.ndarray  # float32 [32]: magnitudes
     weight: np.ndarray  # float32 [32]
     root: np.ndarray  # float32 [32]: square roots of the weights
-    work: np.ndarray  # float32 [SIZE]: INVERSE, SCALE, .., CHOSEN: numbers of each trial; codes are int32
-    tasks: np.ndarray  # int32 [TASKS]
+    inverse: np.ndarray  # float32 [TRIALS]
+    scale: np.ndarray  # float32 [TRIALS]
+    sum_qx: np.ndarray  # float32 [TRIALS]
+    sum_qq: np.ndarray  # float32 [TRIALS]
+    rounded: np.ndarray  # int32 [8 * TRIALS]: codes of the groups' levels
+    chosen: np.ndarray  # int32 [8 * TRIALS]: codes of the groups' points
+    begins: np.ndarray  # int32 [TRIALS]
+    table: np.ndarray  # float32 [32 * WIDTH]: the error of each level in each dimension, in WIDTH trials
     codes: np.ndarray  # int32 [8]: codes of the points found
 
 
 @cache
 def book(type_name: str, around: int) -> Book:
     """The code book of IQ3_XXS or IQ3_S, with `around` trials on either side of a scale that gives the greatest level 7."""
-    points = grid(type_name)
-    counts = np.diff(points.first)
-    even = counts + counts % 2
-    first = np.concatenate([[0], np.cumsum(even)]).astype(np.int32)
-    place = np.arange(first[-1]) - np.repeat(first[:-1], even)
-    neighbours = points.neighbours[
-        np.minimum(np.repeat(points.first[:-1], even) + place, np.repeat(points.first[1:], even) - 1)
-    ]
-    values = (2 * points.points[neighbours] + 1).astype(np.float32)
-    steps = TOP + np.float32(0.2) * np.arange(-around, around + 1, dtype=np.float32)
-    return Book(points.index, first, points.packed[neighbours], values, steps)
+    source = grid(type_name)
+    rows = 8 * np.arange(4) + source.points
+    code = np.repeat(np.arange(4096), np.diff(source.first))
+    levels = np.unique(32 * code[:, None] + rows[source.neighbours])
+    return Book(
+        source.index,
+        source.first.astype(np.uint32),
+        source.neighbours.astype(np.uint16),
+        source.packed,
+        (WIDTH * rows).astype(np.uint8).reshape(-1),
+        np.searchsorted(levels, 32 * np.arange(4097)).astype(np.uint32),
+        (levels % 32).astype(np.uint8),
+        TOP + np.float32(0.2) * np.arange(-around, around + 1, dtype=np.float32),
+    )
 
 
 @inlined
 def scratch():
     """Room for one block."""
-    return Scratch(
-        np.empty(BLOCK, np.float32),
-        np.empty(BLOCK, np.float32),
-        np.empty(BLOCK, np.float32),
-        np.zeros(SIZE, np.float32),
-        np.empty(TASKS, np.int32),
-        np.empty(GROUPS, np.int32),
-    )
+    x, weight, root = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    inverse, scale = np.zeros(TRIALS, np.float32), np.zeros(TRIALS, np.float32)
+    sum_qx, sum_qq = np.empty(TRIALS, np.float32), np.empty(TRIALS, np.float32)
+    rounded, chosen = np.zeros(GROUPS * TRIALS, np.int32), np.zeros(GROUPS * TRIALS, np.int32)
+    begins, table, codes = np.empty(TRIALS, np.int32), np.empty(32 * WIDTH, np.float32), np.empty(GROUPS, np.int32)
+    return Scratch(x, weight, root, inverse, scale, sum_qx, sum_qq, rounded, chosen, begins, table, codes)
 
 
 @inlined
 def level_of(x, inverse):
     """The level whose value is nearest to x * inverse, plus 0x400000: nearest(), with its last subtraction left out."""
-    level = np.int32(np.float32(HALF * (inverse * x - ONE) + MAGIC).view(np.int32) & _MANTISSA)
-    level = level if level > _ZERO_LEVEL else _ZERO_LEVEL
-    return np.int32(level if level < _TOP_LEVEL else _TOP_LEVEL)
+    level = bits(HALF * (inverse * x - ONE) + MAGIC) & _MANTISSA
+    level = where(level > _LEVEL_0, level, splat(_LEVEL_0))
+    return where(level < _LEVEL_7, level, splat(_LEVEL_7))
 
 
 @inlined
-def round_group(x, k, work, codes, size):
+def round_group(s, k, size):
     """The code of group k in trials 0 to size."""
-    x0, x1, x2, x3 = x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]
-    for t in range(size):
-        inverse = work[INVERSE + t]
-        code = level_of(x0, inverse) | np.int32(level_of(x1, inverse) << np.int32(3))
-        code |= np.int32(level_of(x2, inverse) << np.int32(6)) | np.int32(level_of(x3, inverse) << np.int32(9))
-        codes[ROUNDED + TRIALS * k + t] = code & _CODE
-        codes[CHOSEN + TRIALS * k + t] = code & _CODE
+    x0, x1, x2, x3 = s.x[4 * k], s.x[4 * k + 1], s.x[4 * k + 2], s.x[4 * k + 3]
+    for t in range(0, size, WIDTH):
+        inverse = load(s.inverse, t)
+        code = level_of(x0, inverse) | level_of(x1, inverse) << I3 | level_of(x2, inverse) << I6 | level_of(x3, inverse) << I9
+        store(s.rounded, TRIALS * k + t, code & _CODE)
+        store(s.chosen, TRIALS * k + t, code & _CODE)
 
 
 @inlined
-def list_tasks(codes, trials, index, tasks):
-    """Where in the rows of codes a comparison is due: at the first of trials with a code of no point, and each 8th on."""
-    count = 0
-    for k in range(GROUPS):
-        before, run = np.int32(-1), np.int32(0)
-        for t in range(trials):
-            code = codes[ROUNDED + TRIALS * k + t]
-            run = np.int32(0) if code != before else np.int32((run + 1) % TOGETHER)
-            before = code
-            tasks[count] = TRIALS * k + t
-            count += (run == np.int32(0)) & (index[code] < 0)
+def list_runs(s, k, trials):
+    """Where runs of trials with one code begin in group k, and then `trials`; returns how many runs."""
+    count = np.uint32(1)
+    s.begins[0] = 0
+    for t in range(1, trials):
+        s.begins[count] = t
+        count += np.uint32(s.rounded[TRIALS * k + t] != s.rounded[TRIALS * k + t - 1])
+    s.begins[count] = trials
     return count
 
 
 @inlined
-def choose(x, root, work, codes, task, book):
-    """In the trials from a task on that share its code: the neighbour of least error, the first of equals."""
-    k, t = divmod(task, TRIALS)
-    x0, x1, x2, x3 = x[4 * k], x[4 * k + 1], x[4 * k + 2], x[4 * k + 3]
-    w0, w1, w2, w3 = root[4 * k], root[4 * k + 1], root[4 * k + 2], root[4 * k + 3]
-    shared = codes[ROUNDED + task]
-    for r in range(TOGETHER):
-        work[LOCAL + r] = work[SCALE + t + r]
-        work[ERROR + r] = FLOAT_MAX
-    for j in range(book.first[shared], book.first[shared + 1], 2):
-        p0, p1, p2, p3, p = book.values[j, 0], book.values[j, 1], book.values[j, 2], book.values[j, 3], book.codes[j]
-        j += 1
-        q0, q1, q2, q3, q = book.values[j, 0], book.values[j, 1], book.values[j, 2], book.values[j, 3], book.codes[j]
-        for r in range(TOGETHER):
-            scale = work[LOCAL + r]
-            e0, e1, e2, e3 = scale * p0 - x0, scale * p1 - x1, scale * p2 - x2, scale * p3 - x3
-            error = w0 * e0 * e0 + w1 * e1 * e1 + w2 * e2 * e2 + w3 * e3 * e3
-            code = p if error < work[ERROR + r] else codes[FOUND + r]
-            least = error if error < work[ERROR + r] else work[ERROR + r]
-            e0, e1, e2, e3 = scale * q0 - x0, scale * q1 - x1, scale * q2 - x2, scale * q3 - x3
-            error = w0 * e0 * e0 + w1 * e1 * e1 + w2 * e2 * e2 + w3 * e3 * e3
-            codes[FOUND + r] = q if error < least else code
-            work[ERROR + r] = error if error < least else least
-    for r in range(TOGETHER):
-        same = codes[ROUNDED + task + r] == shared
-        codes[CHOSEN + task + r] = codes[FOUND + r] if same else codes[CHOSEN + task + r]
+def choose(s, k, t, code, book):
+    """In the trials from t on that have this code for group k: the neighbour of least error, the first of equals."""
+    scale = load(s.scale, t)
+    for j in range(book.first_level[code], book.first_level[code + 1]):
+        level = book.levels[j]
+        i = 4 * k + (level >> 3)
+        miss = scale * VALUES[level] - s.x[i]
+        store(s.table, WIDTH * level, s.root[i] * miss * miss)
+    least, chosen = splat(FLOAT_MAX), splat(code)
+    for j in range(book.first[code], book.first[code + 1]):
+        point = book.neighbours[j]
+        row = 4 * np.int64(point)
+        error = load(s.table, book.rows[row]) + load(s.table, book.rows[row + 1])
+        error = error + load(s.table, book.rows[row + 2]) + load(s.table, book.rows[row + 3])
+        better = error < least
+        least = where(better, error, least)
+        chosen = where(better, splat(book.codes[point]), chosen)
+    same = load(s.rounded, TRIALS * k + t) == code
+    store(s.chosen, TRIALS * k + t, where(same, chosen, load(s.chosen, TRIALS * k + t)))
 
 
 @inlined
 def value_of(code, shift):
     """The value of one level of a code."""
-    return np.float32(np.int32((code >> np.int32(shift) & np.int32(7)) * np.int32(2) + np.int32(1)))
+    return floats((code >> shift & I7) * I2 + I1)
 
 
 @inlined
-def sum_group(x, weight, k, work, codes, size):
+def sum_group(s, k, size):
     """Add group k's sums of w * q * x and w * q**2 in trials 0 to size."""
-    w0, w1, w2, w3 = weight[4 * k], weight[4 * k + 1], weight[4 * k + 2], weight[4 * k + 3]
-    wx0, wx1, wx2, wx3 = w0 * x[4 * k], w1 * x[4 * k + 1], w2 * x[4 * k + 2], w3 * x[4 * k + 3]
-    for t in range(size):
-        code = codes[CHOSEN + TRIALS * k + t]
-        q0, q1, q2, q3 = value_of(code, 0), value_of(code, 3), value_of(code, 6), value_of(code, 9)
-        work[SUM_QX + t] = work[SUM_QX + t] + wx0 * q0 + wx1 * q1 + wx2 * q2 + wx3 * q3
-        work[SUM_QQ + t] = work[SUM_QQ + t] + w0 * q0 * q0 + w1 * q1 * q1 + w2 * q2 * q2 + w3 * q3 * q3
+    w0, w1, w2, w3 = s.weight[4 * k], s.weight[4 * k + 1], s.weight[4 * k + 2], s.weight[4 * k + 3]
+    wx0, wx1, wx2, wx3 = w0 * s.x[4 * k], w1 * s.x[4 * k + 1], w2 * s.x[4 * k + 2], w3 * s.x[4 * k + 3]
+    for t in range(0, size, WIDTH):
+        code = load(s.chosen, TRIALS * k + t)
+        q0, q1, q2, q3 = value_of(code, np.int32(0)), value_of(code, I3), value_of(code, I6), value_of(code, I9)
+        store(s.sum_qx, t, load(s.sum_qx, t) + wx0 * q0 + wx1 * q1 + wx2 * q2 + wx3 * q3)
+        store(s.sum_qq, t, load(s.sum_qq, t) + w0 * q0 * q0 + w1 * q1 * q1 + w2 * q2 * q2 + w3 * q3 * q3)
 
 
 @kernel
 def try_scales(s, trials, kept, book):
     """Codes and sums of trials 0 to `trials`; in the groups that a bit of `kept` marks the codes are given."""
-    work, codes = s.work, s.work.view(np.int32)
-    size = -(-trials // TOGETHER) * TOGETHER
+    size = -(-trials // WIDTH) * WIDTH
+    for t in range(0, size, WIDTH):
+        store(s.sum_qx, t, splat(ZERO))
+        store(s.sum_qq, t, splat(ZERO))
     for k in range(GROUPS):
         if not kept >> k & 1:
-            round_group(s.x, k, work, codes, size)
-    count = list_tasks(codes, trials, book.index, s.tasks)
-    for i in range(count):
-        choose(s.x, s.root, work, codes, s.tasks[i], book)
-    work[SUM_QX : SUM_QX + size] = ZERO
-    work[SUM_QQ : SUM_QQ + size] = ZERO
-    for k in range(GROUPS):
-        sum_group(s.x, s.weight, k, work, codes, size)
+            round_group(s, k, size)
+        for i in range(list_runs(s, k, trials)):
+            code = s.rounded[TRIALS * k + s.begins[i]]
+            if book.index[code] < 0:
+                for t in range(s.begins[i], s.begins[i + 1], WIDTH):
+                    choose(s, k, t, code, book)
+        sum_group(s, k, size)
 
 
 @inlined
 def refine(s, scale, kept, book):
     """The scale that fits the points chosen once more, at `scale`; marked groups keep theirs."""
-    codes = s.work.view(np.int32)
-    for t in range(TOGETHER):
-        s.work[INVERSE + t] = ONE / scale
-        s.work[SCALE + t] = scale
-        for k in range(GROUPS):
-            if kept >> k & 1:
-                codes[ROUNDED + TRIALS * k + t] = s.codes[k]
-                codes[CHOSEN + TRIALS * k + t] = s.codes[k]
+    store(s.inverse, 0, splat(ONE / scale))
+    store(s.scale, 0, splat(scale))
+    for k in range(GROUPS):
+        if kept >> k & 1:
+            store(s.rounded, TRIALS * k, splat(s.codes[k]))
+            store(s.chosen, TRIALS * k, splat(s.codes[k]))
     try_scales(s, 1, kept, book)
     for k in range(GROUPS):
-        s.codes[k] = codes[CHOSEN + TRIALS * k]
-    return s.work[SUM_QX] / s.work[SUM_QQ] if s.work[SUM_QQ] > ZERO else scale
+        s.codes[k] = s.chosen[TRIALS * k]
+    return s.sum_qx[0] / s.sum_qq[0] if s.sum_qq[0] > ZERO else scale
 
 
 @kernel
@@ -211,22 +201,22 @@ def search(s, greatest, keep_points, book):
 
     greatest: the greatest of s.x; keep_points: whether groups that rounded to a point stay there when the others choose again.
     """
-    codes, trials = s.work.view(np.int32), len(book.steps)
+    trials = len(book.steps)
     for t in range(trials):
-        s.work[INVERSE + t] = book.steps[t] / greatest
-        s.work[SCALE + t] = ONE / s.work[INVERSE + t]
+        s.inverse[t] = book.steps[t] / greatest
+        s.scale[t] = ONE / s.inverse[t]
     try_scales(s, trials, 0, book)
     scale, best, chosen = greatest / TOP, ZERO, -1
     for t in range(trials):
-        qx, qq = s.work[SUM_QX + t], s.work[SUM_QQ + t]
+        qx, qq = s.sum_qx[t], s.sum_qq[t]
         if qq > ZERO and qx * qx > best * qq:
             scale = qx / qq
             best = scale * qx
             chosen = t
     on_points = 255 if keep_points and chosen < 0 else 0
     for k in range(GROUPS):
-        s.codes[k] = codes[CHOSEN + TRIALS * k + chosen] if chosen >= 0 else 0
-        if chosen >= 0 and book.index[codes[ROUNDED + TRIALS * k + chosen]] >= 0:
+        s.codes[k] = s.chosen[TRIALS * k + chosen] if chosen >= 0 else 0
+        if chosen >= 0 and book.index[s.rounded[TRIALS * k + chosen]] >= 0:
             on_points |= 1 << k
     if on_points == 255 or not scale > ZERO:
         return scale

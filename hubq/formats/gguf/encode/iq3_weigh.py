@@ -6,6 +6,7 @@ import numpy as np
 
 from hubq.formats.gguf.encode.bits import LANES, ZERO, inlined, kernel
 
+EVERY_COLUMN_ALIKE = np.empty(0, np.float32)  # stands for no importance
 ROWS = 8  # sums taken side by side: each must keep the order of its additions, and waits for the one before
 
 

@@ -28,12 +28,11 @@ from hubq.formats.gguf.encode.bits import (
     put_half,
     to_half,
 )
-from hubq.formats.gguf.encode.iq3_weigh import mean_squares, weigh
+from hubq.formats.gguf.encode.iq3_weigh import EVERY_COLUMN_ALIKE, mean_squares, weigh
 
 BLOCK = 32
 TRIALS = 7  # on either side of the scale that takes the largest weight to the least value
 TINY = np.float32(1e-15)  # a block below this counts as zero
-EVERY_COLUMN_ALIKE = np.empty(0, np.float32)
 
 LEAST = np.float32(-127)
 LEVELS = np.zeros(241, np.uint8)  # the level whose value is the index less 127
