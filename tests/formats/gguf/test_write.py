@@ -23,6 +23,7 @@ from hubq.formats.gguf.encode import TYPES
 from hubq.formats.gguf.imatrix import Imatrix
 from hubq.formats.gguf.layout import lay_out
 from hubq.formats.gguf.levels import LEVELS, MIXES
+from hubq.formats.gguf.read import read_header
 from hubq.formats.gguf.recipe import Custom
 from hubq.formats.gguf.write import write
 from hubq.nouns import Artifact
@@ -70,8 +71,9 @@ def random_imatrix(folder: Path, missing: Sequence[str] = ()) -> Imatrix:
     return Imatrix("m.gguf", "0" * 64, ("text",), 4, 512, {name: entries[name] for name in entries if name not in missing})
 
 
-# model -> its levels; rows of 576 weights are no multiple of the 128 that Q1_0 packs
-BUILT = {"tiny_llama": PLAIN, "smollm2": [level for level in PLAIN if level != "Q1_0"]}
+# model -> its levels. Rows of 576 weights are no multiple of the 128 that Q1_0 packs; of SmolLM2, llama.cpp takes half a
+# minute for each level with a code book
+BUILT = {"tiny_llama": PLAIN, "smollm2": [level for level in PLAIN if level != "Q1_0" and not level.startswith("IQ")]}
 every_built = pytest.mark.parametrize(("model", "level"), [(model, level) for model in BUILT for level in BUILT[model]])
 
 Built = Callable[[str], dict[str, Artifact]]
@@ -151,9 +153,9 @@ def test_artifact_tells_the_truth(built: Built, model: str, level: str) -> None:
 def test_file_type_and_weights_are_those_of_the_model(tmp_path: Path) -> None:
     built = build(tiny.llama(tmp_path / "model"), tmp_path / "out", PLAIN)
     for level, artifact in built.items():
-        reader = GGUFReader(artifact.path)
-        assert reader.fields["general.file_type"].contents() == MIXES[level].file_type
-        assert artifact.weights == sum(int(np.prod(tensor.shape)) for tensor in reader.tensors)
+        header = read_header(artifact.path)
+        assert header.metadata["general.file_type"] == MIXES[level].file_type
+        assert artifact.weights == sum(int(np.prod(tensor.shape)) for tensor in header.tensors)
 
 
 @every_built
