@@ -10,31 +10,11 @@ import numpy as np
 
 from hubq.formats.gguf.encode.affine import pack_q2_k, pack_q4_k, pack_q5_k, round_block
 from hubq.formats.gguf.encode.affine_search import INVERSE, LEAST, MIN, SCALE, TOTAL, make_search
-from hubq.formats.gguf.encode.bits import LANES, ZERO, inlined, kernel, lanes, pack_nibbles, put_half, to_half
+from hubq.formats.gguf.encode.bits import LANES, ZERO, inlined, kernel, lanes, mean_squares, pack_nibbles, put_half, to_half
 from hubq.formats.gguf.encode.legacy import pack_high_bits
 from hubq.formats.gguf.encode.positive import quantize_positive
 
 SUPER_BLOCK = 256
-
-
-@kernel
-def mean_squares(rows, times, out):
-    """`times` the mean square of each row. rows: float32 [n, size]; times: float32; out: float32 [n].
-
-    Four rows are summed side by side, since a sum on its own waits for each addition; behind the last row, it is taken again.
-    """
-    last, size = len(rows) - 1, rows.shape[1]
-    for first in range(0, len(rows), 4):
-        p, q, r = min(first + 1, last), min(first + 2, last), min(first + 3, last)
-        a, b, c, d = ZERO, ZERO, ZERO, ZERO
-        for i in range(size):
-            a += rows[first, i] * rows[first, i]
-            b += rows[p, i] * rows[p, i]
-            c += rows[q, i] * rows[q, i]
-            d += rows[r, i] * rows[r, i]
-        out[first], out[p], out[q], out[r] = a, b, c, d
-    for n in range(len(rows)):
-        out[n] = times * out[n] / np.float32(size)
 
 
 @inlined

@@ -151,3 +151,23 @@ def pack_plane(levels, shift, out):
 def select(_context, condition, first, second):
     """`first if condition else second`, both evaluated: no branch in the way of vector code."""
     return first(condition, first, second), lambda _context, builder, _signature, values: builder.select(*values)
+
+
+@kernel
+def mean_squares(rows, times, out):
+    """`times` the mean square of each row. rows: float32 [n, size]; times: float32; out: float32 [n].
+
+    Four rows are summed side by side, since a sum on its own waits for each addition; behind the last row, it is taken again.
+    """
+    last, size = len(rows) - 1, rows.shape[1]
+    for first in range(0, len(rows), 4):
+        p, q, r = min(first + 1, last), min(first + 2, last), min(first + 3, last)
+        a, b, c, d = ZERO, ZERO, ZERO, ZERO
+        for i in range(size):
+            a += rows[first, i] * rows[first, i]
+            b += rows[p, i] * rows[p, i]
+            c += rows[q, i] * rows[q, i]
+            d += rows[r, i] * rows[r, i]
+        out[first], out[p], out[q], out[r] = a, b, c, d
+    for n in range(len(rows)):
+        out[n] = times * out[n] / np.float32(size)

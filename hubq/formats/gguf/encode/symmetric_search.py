@@ -228,21 +228,3 @@ def levels_of_search(x, inverse, half, levels):
         levels[i] = clamp(nearest(x[i] * known), -half, half - np.int32(1)) + half
     if inverse == NOTHING:
         levels[:] = 0
-
-
-@kernel
-def mean_squares(rows, factor, means):
-    """factor * sum / count of the squares of each row, summed in order; four rows side by side hide the additions' latency."""
-    last, columns = len(rows) - 1, rows.shape[1]
-    for start in range(0, len(rows), 4):
-        rows1, rows2, rows3 = min(start + 1, last), min(start + 2, last), min(start + 3, last)
-        sum0, sum1, sum2, sum3 = ZERO, ZERO, ZERO, ZERO
-        for i in range(columns):
-            sum0 += rows[start, i] * rows[start, i]
-            sum1 += rows[rows1, i] * rows[rows1, i]
-            sum2 += rows[rows2, i] * rows[rows2, i]
-            sum3 += rows[rows3, i] * rows[rows3, i]
-        means[rows3] = factor * sum3 / np.float32(columns)
-        means[rows2] = factor * sum2 / np.float32(columns)
-        means[rows1] = factor * sum1 / np.float32(columns)
-        means[start] = factor * sum0 / np.float32(columns)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubq.formats.gguf.encode.bits import kernel, pack_nibbles, put_half, to_half
+from hubq.formats.gguf.encode.bits import kernel, mean_squares, pack_nibbles, put_half, to_half
 from hubq.formats.gguf.encode.legacy import pack_high_bits
 from hubq.formats.gguf.encode.symmetric import pack_q3_k, pack_q6_k, search_q6_k, zero_scales
-from hubq.formats.gguf.encode.symmetric_search import INVERSE, SCALE, WEIGHT, levels_of_search, make_search, mean_squares
+from hubq.formats.gguf.encode.symmetric_search import INVERSE, SCALE, WEIGHT, levels_of_search, make_search
 
 CHUNK = 65536  # weights searched and packed before the next ones, in whole rows, so that what is found stays in the cache
 
