@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hubq.formats.gguf.encode.bits import ZERO, inlined, kernel, pack_nibbles
+from hubq.formats.gguf.encode.bits import INFINITY, ZERO, inlined, kernel, pack_nibbles
 from hubq.formats.gguf.encode.ternary import greatest_magnitude
 
 BLOCK = 32
@@ -42,7 +42,11 @@ def half_scale(code):
 
 @inlined
 def nearest_levels(row, half, levels):
-    """The nearest of 0, 1, 2, 3, 4, 6, 8, 12 halves to each magnitude, the lesser of two as near, plus 8 if it is below 0."""
+    """The nearest of 0, 1, 2, 3, 4, 6, 8, 12 halves to each magnitude, the lesser of two as near, plus 8 if it is below 0.
+
+    A number of halves beyond float32 is near to nothing.
+    """
+    seventh = np.float32(7) * half if np.float32(8) * half < INFINITY else INFINITY
     for i in range(BLOCK):
         size = abs(row[i])
         level = np.int32(size > np.float32(0.5) * half)
@@ -50,7 +54,7 @@ def nearest_levels(row, half, levels):
         level += np.int32(size > np.float32(2.5) * half)
         level += np.int32(size > np.float32(3.5) * half)
         level += np.int32(size > np.float32(5) * half)
-        level += np.int32(size > np.float32(7) * half)
+        level += np.int32(size > seventh)
         level += np.int32(size > np.float32(10) * half)
         negative = (row[i] < ZERO) & (level > np.int32(0))
         levels[i] = level + np.int32(8) if negative else level
