@@ -68,7 +68,9 @@ def row_powers(low: float, high: float, rows: int) -> np.ndarray:
 
 
 def constants() -> np.ndarray:
-    values = np.float32([3.4028147e38, 0, -0.0, 1, -1, 0.3, -0.3, 65504, -65520, 1e-6, -1e-6, 1e-15, 9e-16, 1e-39, -1e-45, 3e38, -3e38])
+    values = np.float32(
+        [3.4028147e38, 0, -0.0, 1, -1, 0.3, -0.3, 65504, -65520, 1e-6, -1e-6, 1e-15, 9e-16, 1e-39, -1e-45, 3e38, -3e38]
+    )
     return np.repeat(values[:, None], 256, axis=1)
 
 
