@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import uuid
 from pathlib import Path
 
 import numba
@@ -19,8 +20,18 @@ _HERE = Path(__file__).parent
 _STATE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(_HERE.glob("*.py")))).hexdigest()[:16]
 numba.config.CACHE_DIR = numba.config.CACHE_DIR or str(_HERE / "__pycache__" / _STATE)
 
-# No fastmath: every lane must keep ggml's order of operations, unfused.
-kernel = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
+
+def kernel(function, **options):
+    """Compile a function on first use and keep it on disk. No fastmath: every lane keeps ggml's order of operations, unfused.
+
+    numba finds a kernel that holds another one in its closure by that one's identity, which is random unless it is set here.
+    """
+    made = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+    if "<locals>" not in function.__qualname__:
+        made._set_uuid(str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_STATE}/{function.__module__}.{function.__qualname__}")))
+    return made
+
+
 inlined = functools.partial(kernel, inline="always")
 
 LANES = 64  # blocks side by side in a search; a multiple of every vector width, small enough for the first-level cache
