@@ -23,7 +23,6 @@ SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "samp
 class Blueprint:
     """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata."""
 
-    architecture: str
     tensors: list[Tensor]
     keys: Mapping[str, Any]
     vocab: Vocab
@@ -56,7 +55,7 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
         experts=size("expert_count"),
         architecture=module.GGUF,
     )
-    return Blueprint(module.GGUF, tensors, keys, vocab, _metadata(repo, folder, tensors, model.experts), model)
+    return Blueprint(tensors, keys, vocab, _metadata(repo, folder, tensors, model.experts), model)
 
 
 def _metadata(repo: str, folder: Path, tensors: list[Tensor], experts: int) -> gguf.Metadata:

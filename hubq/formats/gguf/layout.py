@@ -134,7 +134,7 @@ def _keys(blueprint: Blueprint, matrix: Mapping[str, Any]) -> tuple[int, bytes]:
     """The number of key-value pairs and their bytes, but for `general.file_type`."""
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "header"
-        writer = gguf.GGUFWriter(path, blueprint.architecture)
+        writer = gguf.GGUFWriter(path, blueprint.model.architecture)
         writer.add_type(gguf.GGUFType.MODEL)
         blueprint.metadata.set_gguf_meta_model(writer)
         for key, value in blueprint.keys.items():

@@ -12,8 +12,8 @@ import uuid
 from pathlib import Path
 
 import numba
+import numba.extending
 import numpy as np
-from numba.extending import intrinsic
 
 # numba notices that a kernel's own file changed, not that a file it imports did: a cache for each state of the sources
 _HERE = Path(__file__).parent
@@ -21,15 +21,25 @@ _STATE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(_HERE.glob
 numba.config.CACHE_DIR = numba.config.CACHE_DIR or str(_HERE / "__pycache__" / _STATE)
 
 
-def kernel(function, **options):
-    """Compile a function on first use and keep it on disk. No fastmath: every lane keeps ggml's order of operations, unfused.
+def _identify(made, function):
+    """Give what numba made of a function a lasting identity: what the function is, and what it holds in its closure.
 
-    numba finds a kernel that holds another one in its closure by that one's identity, which is random unless it is set here.
+    numba finds a kernel that holds others in its closure by their identities, which are random unless they are set.
     """
-    made = numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-    if "<locals>" not in function.__qualname__:
-        made._set_uuid(str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_STATE}/{function.__module__}.{function.__qualname__}")))
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    identity = [_STATE, function.__module__, function.__qualname__, *(getattr(one, "_uuid", None) or repr(one) for one in held)]
+    made._set_uuid(str(uuid.uuid5(uuid.NAMESPACE_URL, " ".join(identity))))
     return made
+
+
+def kernel(function, **options):
+    """Compile a function on first use and keep it on disk. No fastmath: every lane keeps ggml's order of operations, unfused."""
+    return _identify(numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function), function)
+
+
+def intrinsic(function):
+    """A function that writes LLVM code itself, as numba.extending.intrinsic takes it."""
+    return _identify(numba.extending.intrinsic(function), function)
 
 
 inlined = functools.partial(kernel, inline="always")
@@ -42,7 +52,7 @@ ONE = np.float32(1)
 INFINITY = np.float32(np.inf)
 MAGIC = np.float32(1.5 * 2**23)  # adding it leaves the nearest integer, ties to even, in the low mantissa bits
 
-_MAGNITUDE = np.int32(0x7FFFFFFF)
+MAGNITUDE = np.int32(0x7FFFFFFF)
 _MANTISSA = np.int32(0x7FFFFF)
 _MIDDLE = np.int32(0x400000)
 _HALF_INFINITY = np.int32(0x7C00)
@@ -95,7 +105,7 @@ def to_half(value):
     """The bits, as int32, of the IEEE half nearest to `value` (ties to even, overflow to infinity; NaN becomes 0x7E00)."""
     bits = np.float32(value).view(np.int32)
     sign = (bits >> np.int32(16)) & np.int32(0x8000)
-    bits = np.int32(bits & _MAGNITUDE)
+    bits = np.int32(bits & MAGNITUDE)
     odd = (bits >> np.int32(13)) & np.int32(1)
     normal = (bits - _HALF_REBIAS + np.int32(0xFFF) + odd) >> np.int32(13)
     subnormal = np.float32(bits.view(np.float32) + _HALF_UNIT).view(np.int32) - _HALF_UNIT_BITS

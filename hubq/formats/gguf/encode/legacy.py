@@ -7,6 +7,7 @@ import numpy as np
 from hubq.formats.gguf.encode.bits import (
     INFINITY,
     LANES,
+    MAGNITUDE,
     ONE,
     ZERO,
     inlined,
@@ -18,7 +19,6 @@ from hubq.formats.gguf.encode.bits import (
 )
 
 BLOCK = 32
-MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @inlined

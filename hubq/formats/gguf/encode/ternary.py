@@ -7,6 +7,7 @@ import numpy as np
 from hubq.formats.gguf.encode.bits import (
     INFINITY,
     LANES,
+    MAGNITUDE,
     ONE,
     ZERO,
     by_lanes,
@@ -20,7 +21,6 @@ from hubq.formats.gguf.encode.bits import (
 )
 
 HALF = np.float32(0.5)
-_MAGNITUDE = np.int32(0x7FFFFFFF)
 
 
 @inlined
@@ -28,7 +28,7 @@ def greatest_magnitude(bits):
     """The greatest magnitude of finite floats, from their bits: as integers they are in the same order."""
     greatest = np.int32(0)
     for i in range(len(bits)):
-        greatest = max(greatest, np.int32(bits[i] & _MAGNITUDE))
+        greatest = max(greatest, np.int32(bits[i] & MAGNITUDE))
     return np.int32(greatest).view(np.float32)
 
 

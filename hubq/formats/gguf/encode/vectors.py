@@ -11,7 +11,9 @@ import operator
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.extending import lower_builtin, models, register_model, type_callable
+
+from hubq.formats.gguf.encode.bits import intrinsic
 
 WIDTH = 8
 
