@@ -51,11 +51,6 @@ def collect(
     return {name: watch.activation(parameter, expert) for name, (parameter, expert) in places.items()}
 
 
-def uncovered(activations: Mapping[str, Activation]) -> list[str]:
-    """The weights that no token reached, or one of whose experts: parts of a mixture that the text never needs."""
-    return [name for name, activation in activations.items() if not activation.counts.all()]
-
-
 def _places(weights: Iterable[str], model: Any) -> dict[str, tuple[torch.Tensor, int | None]]:
     """The parameter that holds each of a checkpoint's weights, and at which expert. Raises Unsupported where there is none."""
     parameters = dict(model.named_parameters())

@@ -96,19 +96,14 @@ def _part(
 ) -> Part:
     """The number-th of a level's files. The first holds all metadata, as llama.cpp wants it."""
     tensors = [blueprint.tensors[i] for i in ranges[number]]
-    count, pairs = (keys[0] + 1, keys[1] + _file_type(chosen)) if number == 0 else (0, b"")
-    if len(ranges) > 1:
-        split = split_keys(number, len(ranges), len(blueprint.tensors))
-        count, pairs = count + len(split), pairs + pack_keys(split)
+    count, pairs = keys if number == 0 else (0, b"")
+    own = {"general.file_type": MIXES[chosen.level.partition(":")[2]].file_type} if number == 0 else {}
+    own |= split_keys(number, len(ranges), len(blueprint.tensors)) if len(ranges) > 1 else {}
+    count, pairs = count + len(own), pairs + pack_keys(own)
     header = struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(tensors), count) + pairs
     header += _tensor_table(tensors, chosen)
     header += bytes(-len(header) % ALIGNMENT)
     return Part(header, ranges[number], len(header) + sum(sizes[i] for i in ranges[number]))
-
-
-def _file_type(chosen: Recipe) -> bytes:
-    key, number = b"general.file_type", MIXES[chosen.level.partition(":")[2]].file_type
-    return struct.pack(f"<Q{len(key)}sII", len(key), key, gguf.GGUFValueType.UINT32, number)
 
 
 def _tensor_table(tensors: Sequence[Tensor], chosen: Recipe) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hubq.errors import Usage
 
 # key -> the number of its type in GGUF and its code in struct
-KEYS = {"split.no": (2, "H"), "split.tensors.count": (5, "i"), "split.count": (2, "H")}
+KEYS = {"general.file_type": (4, "I"), "split.no": (2, "H"), "split.tensors.count": (5, "i"), "split.count": (2, "H")}
 UNITS = {"M": 1000**2, "G": 1000**3}
 MOST_PARTS = 2**16 - 1
 
@@ -78,7 +78,7 @@ def split_keys(number: int, count: int, tensors: int) -> dict[str, int]:
 
 
 def pack_keys(keys: Mapping[str, int]) -> bytes:
-    """Such keys as key-value pairs of a GGUF header."""
+    """Keys of KEYS as key-value pairs of a GGUF header."""
     packed = bytearray()
     for key, value in keys.items():
         number, code = KEYS[key]

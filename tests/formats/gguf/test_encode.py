@@ -35,6 +35,12 @@ every_way = pytest.mark.parametrize(
 random = np.random.default_rng(7)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Every test sees the same random numbers, whichever ran before it."""
+    random.bit_generator.state = np.random.default_rng(7).bit_generator.state
+
+
 def ggml_encode(rows: np.ndarray, name: str, importance: np.ndarray | None = None) -> np.ndarray:
     return upstream.encode(rows, TYPES[name].number, row_bytes(name, rows.shape[1]), importance)
 
@@ -141,7 +147,7 @@ CASES = {
 ABORTS: dict[str, tuple[str, ...]] = {
     "IQ1_S": ("constants",),
     "IQ1_M": ("constants", "one outlier", "every magnitude"),
-    "IQ2_XXS": ("constants", "one outlier", "small spans of magnitude", "huge"),
+    "IQ2_XXS": ("constants", "small spans of magnitude", "huge"),
     "IQ2_XS": ("one outlier", "every magnitude", "small spans of magnitude", "huge"),
     "IQ2_S": ("one outlier", "every magnitude", "small spans of magnitude", "huge"),
     "IQ3_XXS": ("constants", "one outlier", "every magnitude", "small spans of magnitude", "huge"),

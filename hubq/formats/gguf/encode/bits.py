@@ -33,7 +33,7 @@ def _identify(made, function):
 
 
 def kernel(function, **options):
-    """Compile a function on first use and keep it on disk. No fastmath: every lane keeps ggml's order of operations, unfused."""
+    """Compile a function on first use and keep it on disk. No fastmath: ggml's order of operations is kept, unfused."""
     return _identify(numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function), function)
 
 

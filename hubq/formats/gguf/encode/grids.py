@@ -52,6 +52,15 @@ def grid(type_name: str) -> Grid:
     return Grid(levels.astype(np.int8), *(array.astype(np.int32) for array in (packed, index, first, neighbours)))
 
 
+def in_rounds(grid: Grid, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`first` and `neighbours` once more, but a code's last neighbour is repeated until their count is a multiple of `size`."""
+    count = np.diff(grid.first)
+    room = -(-count // size) * size
+    first = np.concatenate([[0], np.cumsum(room)]).astype(np.int32)
+    nth = np.minimum(np.arange(first[-1]) - np.repeat(first[:-1], room), np.repeat(count - 1, room))
+    return first, grid.neighbours[np.repeat(grid.first[:-1], room) + nth]
+
+
 def _points(type_name: str) -> tuple[np.ndarray, int]:
     """The levels of every point, int64 [points, dimensions], and how many levels there are."""
     book = getattr(gguf.quants, type_name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hubq.formats.gguf.encode.bits import LANES, ZERO, inlined, kernel
-from hubq.formats.gguf.encode.grids import grid
+from hubq.formats.gguf.encode.grids import grid, in_rounds
 
 GROUP = 8  # weights that share a point
 ROUND = 8  # neighbours come in so many, so that vectors are full
@@ -29,12 +29,8 @@ def book() -> Book:
     """The code book of IQ1_S and IQ1_M; shared: do not write to it."""
     points = grid("IQ1_S")
     named = (np.arange(len(points.packed)) << 16 | points.packed).astype(np.int32)
-    count = np.diff(points.first)
-    room = -(-count // ROUND) * ROUND
-    first = np.concatenate([[0], np.cumsum(room)])
-    nth = np.minimum(np.arange(first[-1]) - np.repeat(first[:-1], room), np.repeat(count - 1, room))
-    near = named[points.neighbours[np.repeat(points.first[:-1], room) + nth]]
-    return Book(np.where(points.index < 0, np.int32(-1), named[points.index]), first.astype(np.int32), near)
+    first, near = in_rounds(points, ROUND)
+    return Book(np.where(points.index < 0, np.int32(-1), named[points.index]), first, named[near])
 
 
 @inlined

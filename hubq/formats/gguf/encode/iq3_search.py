@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hubq.formats.gguf.encode.bits import MAGIC, ONE, ZERO, inlined, kernel
-from hubq.formats.gguf.encode.grids import grid
-from hubq.formats.gguf.encode.vectors import WIDTH, bits, floats, load, splat, store, where
+from hubq.formats.gguf.encode.grids import grid, in_rounds
+from hubq.formats.gguf.encode.vectors import WIDTH, bits, floats, load, lowest, splat, store, where
 
 BLOCK = 32
 GROUPS = 8
@@ -26,6 +26,8 @@ TRIALS = 40  # at most 32, and room to take WIDTH from any of them on
 HALF = np.float32(0.5)
 TOP = np.float32(15)  # the value of the highest level
 FLOAT_MAX = np.float32(np.finfo(np.float32).max)
+EACH = np.arange(WIDTH, dtype=np.int32)
+INT_MAX = np.int32(0x7FFFFFFF)
 VALUES = np.tile(np.arange(1, 16, 2, dtype=np.float32), 4)  # of 8 * dimension + level
 I1, I2, I3, I6, I7, I9 = (np.int32(i) for i in (1, 2, 3, 6, 7, 9))
 _MANTISSA, _LEVEL_0, _LEVEL_7, _CODE = np.int32(0x7FFFFF), np.int32(0x400000), np.int32(0x400007), np.int32(0xFFF)
@@ -37,6 +39,8 @@ class Book(NamedTuple):
     index: np.ndarray  # int32 [4096]: the point that has this code, or -1
     first: np.ndarray  # uint32 [4097]: where the neighbours of a code begin
     neighbours: np.ndarray  # uint16: points
+    first_round: np.ndarray  # int32 [4097]: where they begin in rounds of WIDTH, the last one repeated
+    rounds: np.ndarray  # int32: codes of the neighbours in rounds
     codes: np.ndarray  # int32 [points]
     rows: np.ndarray  # uint8 [4 * points]: where in the table of errors those of its levels begin
     first_level: np.ndarray  # uint32 [4097]: where the levels begin that the neighbours of a code have
@@ -58,6 +62,7 @@ class Scratch(NamedTuple):
     chosen: np.ndarray  # int32 [8 * TRIALS]: codes of the groups' points
     begins: np.ndarray  # int32 [TRIALS]
     table: np.ndarray  # float32 [32 * WIDTH]: the error of each level in each dimension, in WIDTH trials
+    levels: np.ndarray  # int32 [32]
     codes: np.ndarray  # int32 [8]: codes of the points found
 
 
@@ -68,10 +73,13 @@ def book(type_name: str, around: int) -> Book:
     rows = 8 * np.arange(4) + source.points
     code = np.repeat(np.arange(4096), np.diff(source.first))
     levels = np.unique(32 * code[:, None] + rows[source.neighbours])
+    first_round, rounds = in_rounds(source, WIDTH)
     return Book(
         source.index,
         source.first.astype(np.uint32),
         source.neighbours.astype(np.uint16),
+        first_round.astype(np.uint32),
+        source.packed[rounds],
         source.packed,
         (WIDTH * rows).astype(np.uint8).reshape(-1),
         np.searchsorted(levels, 32 * np.arange(4097)).astype(np.uint32),
@@ -87,8 +95,9 @@ def scratch():
     inverse, scale = np.zeros(TRIALS, np.float32), np.zeros(TRIALS, np.float32)
     sum_qx, sum_qq = np.empty(TRIALS, np.float32), np.empty(TRIALS, np.float32)
     rounded, chosen = np.zeros(GROUPS * TRIALS, np.int32), np.zeros(GROUPS * TRIALS, np.int32)
-    begins, table, codes = np.empty(TRIALS, np.int32), np.empty(32 * WIDTH, np.float32), np.empty(GROUPS, np.int32)
-    return Scratch(x, weight, root, inverse, scale, sum_qx, sum_qq, rounded, chosen, begins, table, codes)
+    begins, table = np.empty(TRIALS, np.int32), np.empty(32 * WIDTH, np.float32)
+    levels, codes = np.empty(BLOCK, np.int32), np.empty(GROUPS, np.int32)
+    return Scratch(x, weight, root, inverse, scale, sum_qx, sum_qq, rounded, chosen, begins, table, levels, codes)
 
 
 @inlined
@@ -107,7 +116,6 @@ def round_group(s, k, size):
         inverse = load(s.inverse, t)
         code = level_of(x0, inverse) | level_of(x1, inverse) << I3 | level_of(x2, inverse) << I6 | level_of(x3, inverse) << I9
         store(s.rounded, TRIALS * k + t, code & _CODE)
-        store(s.chosen, TRIALS * k + t, code & _CODE)
 
 
 @inlined
@@ -123,8 +131,14 @@ def list_runs(s, k, trials):
 
 
 @inlined
+def value_of(code, shift):
+    """The value of one level of a code."""
+    return floats((code >> shift & I7) * I2 + I1)
+
+
+@inlined
 def choose(s, k, t, code, book):
-    """In the trials from t on that have this code for group k: the neighbour of least error, the first of equals."""
+    """In trial t and the WIDTH - 1 behind: the neighbour of `code` with the least error in group k, the first of equals."""
     scale = load(s.scale, t)
     for j in range(book.first_level[code], book.first_level[code + 1]):
         level = book.levels[j]
@@ -140,14 +154,7 @@ def choose(s, k, t, code, book):
         better = error < least
         least = where(better, error, least)
         chosen = where(better, splat(book.codes[point]), chosen)
-    same = load(s.rounded, TRIALS * k + t) == code
-    store(s.chosen, TRIALS * k + t, where(same, chosen, load(s.chosen, TRIALS * k + t)))
-
-
-@inlined
-def value_of(code, shift):
-    """The value of one level of a code."""
-    return floats((code >> shift & I7) * I2 + I1)
+    store(s.chosen, TRIALS * k + t, chosen)
 
 
 @inlined
@@ -163,36 +170,65 @@ def sum_group(s, k, size):
 
 
 @kernel
-def try_scales(s, trials, kept, book):
-    """Codes and sums of trials 0 to `trials`; in the groups that a bit of `kept` marks the codes are given."""
+def try_scales(s, trials, book):
+    """Codes and sums of trials 0 to `trials`."""
     size = -(-trials // WIDTH) * WIDTH
     for t in range(0, size, WIDTH):
         store(s.sum_qx, t, splat(ZERO))
         store(s.sum_qq, t, splat(ZERO))
     for k in range(GROUPS):
-        if not kept >> k & 1:
-            round_group(s, k, size)
+        round_group(s, k, size)
         for i in range(list_runs(s, k, trials)):
             code = s.rounded[TRIALS * k + s.begins[i]]
-            if book.index[code] < 0:
-                for t in range(s.begins[i], s.begins[i + 1], WIDTH):
+            for t in range(s.begins[i], s.begins[i + 1], WIDTH):  # what lies behind the run the next one writes over
+                if book.index[code] < 0:
                     choose(s, k, t, code, book)
+                else:
+                    store(s.chosen, TRIALS * k + t, splat(code))
+    for k in range(GROUPS):
         sum_group(s, k, size)
 
 
 @inlined
+def error_of(s, i, scale, codes, shift):
+    """The weighted square error of weight i with a level of each of WIDTH codes."""
+    miss = value_of(codes, shift) * scale - s.x[i]
+    return s.root[i] * miss * miss
+
+
+@inlined
+def choose_once(s, k, code, scale, book):
+    """The code of the neighbour of `code` with the least error in group k, the first of equals; looks at WIDTH at a time."""
+    first = book.first_round[code]
+    least, at = splat(FLOAT_MAX), splat(np.int32(first))
+    for j in range(first, book.first_round[code + 1], np.uint32(WIDTH)):
+        near = load(book.rounds, j)
+        error = error_of(s, 4 * k, scale, near, np.int32(0)) + error_of(s, 4 * k + 1, scale, near, I3)
+        error = error + error_of(s, 4 * k + 2, scale, near, I6) + error_of(s, 4 * k + 3, scale, near, I9)
+        better = error < least
+        least = where(better, error, least)
+        at = where(better, splat(np.int32(j)), at)
+    size = bits(least)  # numbers that are not below 0 are in the order of their bits
+    place = lowest(where(size == lowest(size), at + load(EACH, 0), splat(INT_MAX)))
+    return book.rounds[np.uint32(place)]
+
+
+@inlined
 def refine(s, scale, kept, book):
-    """The scale that fits the points chosen once more, at `scale`; marked groups keep theirs."""
-    store(s.inverse, 0, splat(ONE / scale))
-    store(s.scale, 0, splat(scale))
+    """The scale that fits the points chosen once more, at `scale`; in the groups that a bit of `kept` marks they stay."""
+    for i in range(0, BLOCK, WIDTH):
+        store(s.levels, i, level_of(load(s.x, i), ONE / scale) & I7)
     for k in range(GROUPS):
-        if kept >> k & 1:
-            store(s.rounded, TRIALS * k, splat(s.codes[k]))
-            store(s.chosen, TRIALS * k, splat(s.codes[k]))
-    try_scales(s, 1, kept, book)
-    for k in range(GROUPS):
-        s.codes[k] = s.chosen[TRIALS * k]
-    return s.sum_qx[0] / s.sum_qq[0] if s.sum_qq[0] > ZERO else scale
+        if not kept >> k & 1:
+            level = s.levels[4 * k : 4 * k + 4]
+            code = np.uint32(level[0] | level[1] << I3 | level[2] << I6 | level[3] << I9)
+            s.codes[k] = code if book.index[code] >= 0 else choose_once(s, k, code, scale, book)
+    qx, qq = ZERO, ZERO
+    for i in range(BLOCK):
+        q = VALUES[np.uint32(s.codes[i // 4] >> np.int32(3 * (i % 4)) & I7)]
+        qx += s.weight[i] * s.x[i] * q
+        qq += s.weight[i] * q * q
+    return qx / qq if qq > ZERO else scale
 
 
 @kernel
@@ -205,7 +241,7 @@ def search(s, greatest, keep_points, book):
     for t in range(trials):
         s.inverse[t] = book.steps[t] / greatest
         s.scale[t] = ONE / s.inverse[t]
-    try_scales(s, trials, 0, book)
+    try_scales(s, trials, book)
     scale, best, chosen = greatest / TOP, ZERO, -1
     for t in range(trials):
         qx, qq = s.sum_qx[t], s.sum_qq[t]

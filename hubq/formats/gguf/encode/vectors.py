@@ -96,6 +96,17 @@ def floats(typing, vector):
 
 
 @intrinsic
+def lowest(typing, vector):
+    """The lowest of the integers."""
+
+    def build(context, builder, signature, arguments):
+        kind, name = ir.FunctionType(ir.IntType(32), [INTEGERS.code]), f"llvm.vector.reduce.smin.v{WIDTH}i32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+    return types.int32(INTEGERS), build
+
+
+@intrinsic
 def square_root(typing, vector):
     """Square roots of floats."""
 
