@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 import upstream
@@ -15,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hubq.formats.gguf import encode as package
 from hubq.formats.gguf.decode import decode
 from hubq.formats.gguf.encode import TYPES, encode, overflowed, row_bytes
-
-# numba's cache knows when a kernel's own file changed, not when a file it imports did: one cache for each state of the sources.
-sources = b"".join(file.read_bytes() for file in sorted(Path(package.__file__).parent.glob("*.py")))
-numba.config.CACHE_DIR = f"{tempfile.gettempdir()}/hubq-kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
 
 every_type = pytest.mark.parametrize("name", TYPES)
 every_way = pytest.mark.parametrize(
