@@ -18,7 +18,7 @@ import numpy as np
 
 from hubq.formats.gguf.encode.bits import MAGIC, ONE, ZERO, inlined, kernel
 from hubq.formats.gguf.encode.grids import grid, in_rounds
-from hubq.formats.gguf.encode.vectors import WIDTH, bits, floats, load, lowest, splat, store, where
+from hubq.formats.gguf.encode.vectors import WIDTH, bits, floats, load, lowest, mask, splat, store, trailing_zeros, where
 
 BLOCK = 32
 GROUPS = 8
@@ -60,7 +60,6 @@ class Scratch(NamedTuple):
     sum_qq: np.ndarray  # float32 [TRIALS]
     rounded: np.ndarray  # int32 [8 * TRIALS]: codes of the groups' levels
     chosen: np.ndarray  # int32 [8 * TRIALS]: codes of the groups' points
-    begins: np.ndarray  # int32 [TRIALS]
     table: np.ndarray  # float32 [32 * WIDTH]: the error of each level in each dimension, in WIDTH trials
     levels: np.ndarray  # int32 [32]
     codes: np.ndarray  # int32 [8]: codes of the points found
@@ -95,9 +94,8 @@ def scratch():
     inverse, scale = np.zeros(TRIALS, np.float32), np.zeros(TRIALS, np.float32)
     sum_qx, sum_qq = np.empty(TRIALS, np.float32), np.empty(TRIALS, np.float32)
     rounded, chosen = np.zeros(GROUPS * TRIALS, np.int32), np.zeros(GROUPS * TRIALS, np.int32)
-    begins, table = np.empty(TRIALS, np.int32), np.empty(32 * WIDTH, np.float32)
-    levels, codes = np.empty(BLOCK, np.int32), np.empty(GROUPS, np.int32)
-    return Scratch(x, weight, root, inverse, scale, sum_qx, sum_qq, rounded, chosen, begins, table, levels, codes)
+    table, levels, codes = np.empty(32 * WIDTH, np.float32), np.empty(BLOCK, np.int32), np.empty(GROUPS, np.int32)
+    return Scratch(x, weight, root, inverse, scale, sum_qx, sum_qq, rounded, chosen, table, levels, codes)
 
 
 @inlined
@@ -119,15 +117,13 @@ def round_group(s, k, size):
 
 
 @inlined
-def list_runs(s, k, trials):
-    """Where runs of trials with one code begin in group k, and then `trials`; returns how many runs."""
-    count = np.uint32(1)
-    s.begins[0] = 0
-    for t in range(1, trials):
-        s.begins[count] = t
-        count += np.uint32(s.rounded[TRIALS * k + t] != s.rounded[TRIALS * k + t - 1])
-    s.begins[count] = trials
-    return count
+def find_ends(s, k, trials):
+    """The last trial of each run of trials with one code in group k, as bits of an int64."""
+    ends = 0
+    for t in range(0, trials, WIDTH):
+        ends |= mask(load(s.rounded, TRIALS * k + t) != load(s.rounded, TRIALS * k + t + 1)) << t
+    last = 1 << (trials - 1)
+    return ends & (last - 1) | last
 
 
 @inlined
@@ -178,13 +174,15 @@ def try_scales(s, trials, book):
         store(s.sum_qq, t, splat(ZERO))
     for k in range(GROUPS):
         round_group(s, k, size)
-        for i in range(list_runs(s, k, trials)):
-            code = s.rounded[TRIALS * k + s.begins[i]]
-            for t in range(s.begins[i], s.begins[i + 1], WIDTH):  # what lies behind the run the next one writes over
+        ends, begin = find_ends(s, k, trials), 0
+        while ends:
+            end, code = trailing_zeros(ends) + 1, s.rounded[TRIALS * k + begin]
+            for t in range(begin, end, WIDTH):  # what lies behind the run the next one writes over
                 if book.index[code] < 0:
                     choose(s, k, t, code, book)
                 else:
                     store(s.chosen, TRIALS * k + t, splat(code))
+            ends, begin = ends & (ends - 1), end
     for k in range(GROUPS):
         sum_group(s, k, size)
 

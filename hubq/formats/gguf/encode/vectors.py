@@ -96,6 +96,26 @@ def floats(typing, vector):
 
 
 @intrinsic
+def mask(typing, vector):
+    """Truths as the bits of an int64, the first one lowest."""
+
+    def build(context, builder, signature, arguments):
+        return builder.zext(builder.bitcast(*arguments, ir.IntType(WIDTH)), ir.IntType(64))
+
+    return types.int64(TRUTHS), build
+
+
+@intrinsic
+def trailing_zeros(typing, number):
+    """How many zeros follow the lowest one of an int64 that is not 0."""
+
+    def build(context, builder, signature, arguments):
+        return builder.cttz(*arguments, ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), build
+
+
+@intrinsic
 def lowest(typing, vector):
     """The lowest of the integers."""
 
