@@ -6,6 +6,7 @@ slices of experts that transformers keeps stacked in one parameter. There each i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,12 @@ from torch.overrides import TorchFunctionMode
 
 from hubq.checkpoint import AGAIN, few
 from hubq.errors import BadSource, Unsupported
-from hubq.reference import place
+
+# parts of a checkpoint's names -> what transformers calls them
+RENAMED = {".block_sparse_moe.": ".mlp."}
+# a weight of one expert -> the parameter that holds it for all experts
+STACKED = dict.fromkeys(("w1", "w3", "gate_proj", "up_proj"), "gate_up_proj") | dict.fromkeys(("w2", "down_proj"), "down_proj")
+_EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +60,25 @@ def collect(
 def _places(weights: Iterable[str], model: Any) -> dict[str, tuple[torch.Tensor, int | None]]:
     """The parameter that holds each of a checkpoint's weights, and at which expert. Raises Unsupported where there is none."""
     parameters = dict(model.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {name: place(name, shapes) for name in weights}
+    found = {name: _place(name, parameters) for name in weights}
     if lost := [name for name, lies in found.items() if lies is None]:
         raise Unsupported(
             f"transformers' {type(model).__name__} has no parameters for these weights: {few(lost)}",
             "give an importance matrix from elsewhere: --imatrix FILE",
         )
-    return {name: (parameters[lies[0]], lies[1][0] if lies[1] else None) for name, lies in found.items() if lies}
+    return {name: lies for name, lies in found.items() if lies}
+
+
+def _place(name: str, parameters: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, int | None] | None:
+    for theirs, ours in RENAMED.items():
+        name = name.replace(theirs, ours)
+    if name in parameters:
+        return parameters[name], None
+    match = _EXPERT.fullmatch(name)
+    stack = parameters.get(f"{match['experts']}.{STACKED.get(match['part'])}") if match else None
+    if match is None or stack is None or int(match["number"]) >= len(stack):
+        return None
+    return stack, int(match["number"])
 
 
 @contextmanager

@@ -179,9 +179,9 @@ class Checkpoint:
         self._lock = threading.Lock()
         self._needed = Counter(tensor.path for tensor in tensors.values())
 
-    def read(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
+    def read(self, name: str, rows: slice | np.ndarray | None = None, columns: slice = slice(None)) -> np.ndarray:
         """Rows of one tensor as float32, decoded exactly: `rows` (None: all) of a vector's entries, a matrix's rows, or the
-        rows of all matrices of a stack, one after another."""
+        rows of all matrices of a stack, one after another; of matrices only these `columns`."""
         tensor = self.tensors[name]
         raw = np.frombuffer(
             self._map(tensor.path),
@@ -192,7 +192,7 @@ class Checkpoint:
         if rows is None:
             raw = raw.reshape(tensor.shape)
         else:
-            raw = (raw.reshape(-1, tensor.shape[-1]) if len(tensor.shape) > 1 else raw)[rows]
+            raw = raw.reshape(-1, tensor.shape[-1])[rows, columns] if len(tensor.shape) > 1 else raw[rows]
         if tensor.dtype == "BF16":
             return np.asarray(raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)

@@ -1,13 +1,11 @@
 """The only import of transformers: a causal language model from a config and a stream of weights, the reference.
 
-The model is never read with `from_pretrained`: nothing in a model's repository but its sanitised config and its numbers
-reaches transformers, and the same code scores the source and the weights of a quantized file.
+Nothing in a model's repository but its sanitised config and its numbers reaches transformers, and the same code scores the
+source and the weights of a quantized file.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.utils import logging
 
 from hubq.checkpoint import AGAIN, few, open_checkpoint
@@ -24,6 +22,7 @@ from hubq.nouns import Source
 
 Logits = Callable[[np.ndarray, int], torch.Tensor]
 
+WITHOUT = "update transformers, or publish without measurements: --no-eval"
 # settings that say how the weights were stored or by what they were written, and have no say in what is computed here
 STORAGE = {"model_type", "torch_dtype", "dtype", "transformers_version"}
 
@@ -53,8 +52,8 @@ def load_model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarra
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("highest")  # no TF32
     logging.set_verbosity_error()
-    model = _hollow(config)
-    _fill(model, tensors, device)
+    logging.disable_progress_bar()
+    model = _model(config, tensors).to(device)
     try:
         yield model
     finally:
@@ -70,96 +69,41 @@ def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> to
     return model(input_ids=batch, use_cache=False, logits_to_keep=keep).logits[0]
 
 
-def _hollow(config: Mapping[str, Any]) -> Any:
-    """The model that a config describes, its parameters without storage, its buffers computed."""
+def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -> Any:
+    """The model that a config describes, with these weights: transformers' loader knows its checkpoints' names of all times."""
     kind = str(config.get("model_type"))
     settings = {key: value for key, value in config.items() if key not in STORAGE}
     try:
-        with _parameters_on_meta():
-            described = AutoConfig.for_model(kind, **settings)
-            model = AutoModelForCausalLM.from_config(described, dtype=torch.float32, trust_remote_code=False)
+        described = AutoConfig.for_model(kind, **settings)
+        build: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
     except Exception as error:  # a config can be wrong in more ways than transformers has names for
-        reason = textwrap.shorten(str(error), 200)
         raise Unsupported(
-            f"transformers cannot build a causal language model of type {kind!r} from config.json: {reason}",
-            "update transformers, or publish without measurements: --no-eval",
+            f"transformers cannot build a causal language model of type {kind!r} from config.json: {_brief(error)}", WITHOUT
         ) from error
+    state = {
+        name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+        for name, array in tensors
+        if not name.endswith("rotary_emb.inv_freq")  # a buffer that old versions of transformers stored
+    }
+    try:
+        model, report = build.from_pretrained(
+            None,
+            config=described,
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as error:
+        raise BadSource(f"transformers cannot put the weights into its {build.__name__}: {_brief(error)}", WITHOUT) from error
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise BadSource(f"the tensor {name!r} is {list(found)}, config.json makes it {list(wanted)}", AGAIN)
+    if unknown := sorted(report["unexpected_keys"]):
+        raise BadSource(f"transformers' {build.__name__} has no parameters of these names: {few(unknown)}", AGAIN)
+    if missing := sorted(report["missing_keys"]):
+        raise BadSource(f"the weights lack parameters that config.json calls for: {few(missing)}", AGAIN)
     return model.eval()
 
 
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """While a model is built, its parameters take no memory and no random numbers; buffers get their values."""
-    register = torch.nn.Module.register_parameter
-
-    def hollow(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
-
-    torch.nn.Module.register_parameter = hollow  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-# a part of a checkpoint's names -> what transformers calls it
-RENAMED = {".block_sparse_moe.": ".mlp."}
-# a weight of one expert -> the parameter that holds it for all experts, which half of its rows it is, and of how many
-STACKED = {"w1": ("gate_up_proj", 0, 2), "w3": ("gate_up_proj", 1, 2), "w2": ("down_proj", 0, 1)}
-STACKED |= {"gate_proj": STACKED["w1"], "up_proj": STACKED["w3"], "down_proj": STACKED["w2"]}
-_EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\.weight")
-
-
-def place(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, tuple[int, slice] | None] | None:
-    """Where a checkpoint's tensor lies in transformers' parameters, given their shapes, or None where it has no place.
-
-    That is a parameter's name and, in one that holds all experts of a layer, the expert and its rows.
-    """
-    for theirs, ours in RENAMED.items():
-        name = name.replace(theirs, ours)
-    if name in shapes:
-        return name, None
-    match = _EXPERT.fullmatch(name)
-    stack, part, parts = STACKED.get(match["part"], ("", 0, 1)) if match else ("", 0, 1)
-    key = f"{match['experts']}.{stack}" if match else ""
-    if match is None or key not in shapes or int(match["number"]) >= shapes[key][0]:
-        return None
-    rows = shapes[key][1] // parts
-    return key, (int(match["number"]), slice(part * rows, (part + 1) * rows))
-
-
-def _fill(model: Any, tensors: Iterable[tuple[str, np.ndarray]], device: torch.device) -> None:
-    """Give every parameter its values; tied ones share them. Raises BadSource for names or shapes that do not fit."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    state: dict[str, torch.Tensor] = {}
-    empty: dict[str, int] = {}  # parameter of many experts -> its weights that are still to come
-    unknown = []
-    for name, array in tensors:
-        if found := place(name, shapes):
-            key, index = found
-            _fit(name, array.shape, shapes[key] if index is None else (index[1].stop - index[1].start, shapes[key][2]))
-            values = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
-            if index is None:
-                state[key] = values.to(device)
-                continue
-            if key not in state:
-                state[key], empty[key] = torch.empty(shapes[key], device=device), math.prod(shapes[key])
-            state[key][index] = values.to(device)
-            empty[key] -= values.numel()
-        elif not name.endswith("rotary_emb.inv_freq"):  # a buffer that old versions of transformers stored
-            unknown.append(name)
-    if unknown:
-        raise BadSource(f"transformers' {type(model).__name__} has no parameters of these names: {few(sorted(unknown))}", AGAIN)
-    model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights(missing_keys=shapes.keys() - state.keys())
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta or empty.get(name)]
-    if missing:
-        raise BadSource(f"the weights lack parameters that config.json calls for: {few(missing)}", AGAIN)
-    model.to(device)
-
-
-def _fit(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if shape != wanted:
-        raise BadSource(f"the tensor {name!r} is {list(shape)}, config.json makes it {list(wanted)}", AGAIN)
+def _brief(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200)

@@ -15,11 +15,11 @@ from hubq.nouns import Artifact, Level, Release, Source
 if TYPE_CHECKING:
     from hubq.calibrate import Activation
     from hubq.checkpoint import Checkpoint, StoredTensor
-    from hubq.formats.gguf.arch import Tensor
     from hubq.formats.gguf.blueprint import Blueprint
     from hubq.formats.gguf.imatrix import Imatrix
     from hubq.formats.gguf.layout import Layout
     from hubq.formats.gguf.recipe import Custom
+    from hubq.formats.gguf.tensors import Tensor
 
 VERSION = 1
 

@@ -12,8 +12,9 @@ import gguf
 
 from hubq.checkpoint import StoredTensor
 from hubq.errors import BadSource
-from hubq.formats.gguf.arch import Tensor, family
+from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.recipe import Model
+from hubq.formats.gguf.tensors import Tensor
 from hubq.formats.gguf.vocab import Vocab, read_vocab
 
 SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "sampling_min_p", "temperature": "sampling_temp"}
@@ -40,12 +41,12 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
 
     Raises Unsupported or BadSource for whatever cannot be converted.
     """
-    module = family(config)
-    tensors = module.tensors(config, stored)
-    keys = {f"{module.GGUF}{key}" if key.startswith(".") else key: value for key, value in module.keys(config).items()}
+    kind = family(config)
+    tensors = kind.tensors(config, stored)
+    keys = {f"{kind.gguf}{key}" if key.startswith(".") else key: value for key, value in kind.keys(config).items()}
 
     def size(key: str, default: int = 0) -> int:
-        return keys.get(f"{module.GGUF}.{key}", default)
+        return keys.get(f"{kind.gguf}.{key}", default)
 
     vocab = read_vocab(folder, size("vocab_size"))
     model = Model(
@@ -53,7 +54,7 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
         heads=size("attention.head_count"),
         kv_heads=size("attention.head_count_kv", size("attention.head_count")),
         experts=size("expert_count"),
-        architecture=module.GGUF,
+        architecture=kind.gguf,
     )
     return Blueprint(tensors, keys, vocab, _metadata(repo, folder, tensors, model.experts), model)
 

@@ -24,6 +24,7 @@ from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.decode import decode
 from hubq.formats.gguf.encode import TYPES
 from hubq.formats.gguf.read import StoredTensor, read_set
+from hubq.formats.gguf.tensors import Tensor, restore
 from hubq.nouns import Artifact, Source
 
 Logits = Callable[[np.ndarray, int], Any]
@@ -68,17 +69,19 @@ def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
         raise HubqError(f"{path.name} cannot be read as GGUF: {error}", AGAIN) from error
     found = {tensor.name: (part.path, tensor) for part in parts for tensor in part.tensors}
     with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
-        wanted = [tensor for tensor in family(source.config).tensors(source.config, checkpoint.tensors) if tensor.sources]
+        stored = checkpoint.tensors
+        wanted = [tensor for tensor in family(source.config).tensors(source.config, stored) if tensor.sources]
     if missing := [tensor.name for tensor in wanted if tensor.name not in found]:
         raise HubqError(f"{path.name} lacks tensors: {few(missing)}", AGAIN)
     with ThreadPoolExecutor(_cores()) as pool:
-        for tensor in wanted:
-            file, stored = found[tensor.name]
-            if stored.shape != tensor.shape or stored.type not in TYPES:
-                raise HubqError(f"{path.name} holds {tensor.name} as {list(stored.shape)} of type {stored.type}", AGAIN)
-            values = _decoded(file, stored, pool)
-            values = values if tensor.rows is None else values[np.argsort(tensor.rows)]
-            yield from zip(tensor.sources, values if len(tensor.sources) > 1 else [values], strict=True)
+
+        def read(tensor: Tensor) -> np.ndarray:
+            file, entry = found[tensor.name]
+            if entry.shape != tensor.shape or entry.type not in TYPES:
+                raise HubqError(f"{path.name} holds {tensor.name} as {list(entry.shape)} of type {entry.type}", AGAIN)
+            return _decoded(file, entry, pool)
+
+        yield from restore(wanted, stored, read)
 
 
 def _decoded(path: Path, stored: StoredTensor, pool: Executor) -> np.ndarray:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from hubq.errors import BadSource
-from hubq.formats.gguf.arch import Tensor
 from hubq.formats.gguf.read import ALIGNMENT, ARRAY, MAGIC, MAX_NAME, STRING, Array, Header, read_header
+from hubq.formats.gguf.tensors import Tensor
 
 if TYPE_CHECKING:
     from hubq.calibrate import Activation

@@ -16,13 +16,13 @@ from typing import Any
 import gguf
 
 from hubq.errors import Usage
-from hubq.formats.gguf.arch import Tensor
 from hubq.formats.gguf.blueprint import Blueprint
 from hubq.formats.gguf.encode import TYPES, row_bytes
 from hubq.formats.gguf.imatrix import Imatrix, key_values
 from hubq.formats.gguf.levels import MIXES
 from hubq.formats.gguf.recipe import Custom, recipe, unmeasured
 from hubq.formats.gguf.split import pack_keys, parts, split_keys
+from hubq.formats.gguf.tensors import Tensor
 from hubq.nouns import Recipe
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT

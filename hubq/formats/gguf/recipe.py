@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubq.errors import Unsupported, Usage
-from hubq.formats.gguf.arch import Tensor
 from hubq.formats.gguf.encode import TYPES
 from hubq.formats.gguf.levels import MIXES, Mix, measured_types
+from hubq.formats.gguf.tensors import Tensor
 from hubq.nouns import Recipe
 
 

@@ -7,7 +7,6 @@ rows, each slab encoded once per distinct storage type on all cores and appended
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,12 +21,12 @@ import numpy as np
 
 from hubq.checkpoint import Checkpoint
 from hubq.errors import BadSource, Unsupported
-from hubq.formats.gguf.arch import Tensor
 from hubq.formats.gguf.blueprint import Blueprint
 from hubq.formats.gguf.encode import encode, overflowed
 from hubq.formats.gguf.imatrix import Imatrix
 from hubq.formats.gguf.layout import ALIGNMENT, Layout
 from hubq.formats.gguf.split import part_name
+from hubq.formats.gguf.tensors import Tensor
 from hubq.nouns import Artifact, RepoFile
 
 SLAB = 1 << 20  # weights decoded at a time by each core: 4 MiB of float32
@@ -51,8 +50,8 @@ def write(
     disk; the files are then incomplete, and the caller's to delete.
     """
     threads = threads or os.cpu_count() or 1
-    used = {source for tensor in blueprint.tensors for source in tensor.sources}
-    for name in checkpoint.tensors.keys() - used:
+    needed = Counter(source for tensor in blueprint.tensors for source in tensor.sources)
+    for name in checkpoint.tensors.keys() - needed.keys():
         checkpoint.release(name)
     with ExitStack() as stack:
         levels = {level: stack.enter_context(_Level(paths[level], layout)) for level, layout in layouts.items()}
@@ -62,7 +61,9 @@ def write(
             pieces = [encoded[layout.recipe.types[slab.tensor.name]] for layout in layouts.values()]
             list(writers.map(_Level.append, levels.values(), repeat(slab), pieces))
             if slab.ends_source and slab.source:
-                checkpoint.release(slab.source)
+                needed[slab.source] -= 1
+                if not needed[slab.source]:
+                    checkpoint.release(slab.source)
             done += slab.weights
             progress(done, total)
         made = list(writers.map(_Level.close, levels.values()))
@@ -141,15 +142,15 @@ class _Level:
 
 @dataclass(frozen=True, slots=True)
 class _Slab:
-    """Rows `start` to `stop` of the index-th tensor, or of its expert-th matrix.
+    """Rows `start` to `stop` of the matrix-th matrix of the index-th tensor.
 
-    `source` is the checkpoint's tensor they are from, whose last slab `ends_source`; `last` ends the tensor itself;
-    `importance` is that of the matrix's columns, float32 [columns].
+    `source` is the checkpoint's tensor they are from, of which this tensor's last slab `ends_source`; `last` ends the tensor
+    itself; `importance` is that of the matrix's columns, float32 [columns].
     """
 
     index: int
     tensor: Tensor
-    expert: int
+    matrix: int
     start: int
     stop: int
     source: str | None
@@ -164,25 +165,25 @@ class _Slab:
 
 def _slabs(tensors: Sequence[Tensor], imatrix: Imatrix | None) -> Iterator[_Slab]:
     for index, tensor in enumerate(tensors):
-        experts, rows, columns = (1, 1, 1, *tensor.shape)[-3:]
+        matrices, rows, columns = tensor.matrices
         importance = imatrix.importance(tensor.name, tensor.shape) if imatrix else None
         step = max(1, SLAB // columns)
-        for expert in range(experts):
+        for matrix in range(matrices):
             many = len(tensor.sources) > 1
-            source = tensor.sources[expert if many else 0] if tensor.sources else None
+            source = tensor.sources[matrix if many else 0] if tensor.sources else None
             for start in range(0, rows, step):
                 stop = min(rows, start + step)
-                last = stop == rows and expert == experts - 1
+                last = stop == rows and matrix == matrices - 1
                 yield _Slab(
                     index,
                     tensor,
-                    expert,
+                    matrix,
                     start,
                     stop,
                     source,
                     last or (many and stop == rows),
                     last,
-                    None if importance is None else importance[expert],
+                    None if importance is None else importance[matrix if len(importance) > 1 else 0],
                 )
 
 
@@ -225,14 +226,18 @@ def _encode(slab: _Slab, types: Iterable[str], checkpoint: Checkpoint) -> dict[s
 
 def _read(slab: _Slab, checkpoint: Checkpoint) -> np.ndarray:
     """A slab's float32 weights [rows, columns], in the order of the GGUF."""
-    tensor, columns = slab.tensor, slab.tensor.shape[-1]
-    base = 0 if len(tensor.sources) > 1 else slab.expert * math.prod(tensor.shape[-2:-1])
-    rows = slice(base + slab.start, base + slab.stop)
+    tensor, (_, rows, columns) = slab.tensor, slab.tensor.matrices
+    matrix = 0 if len(tensor.sources) > 1 else slab.matrix
     if slab.source is None:
         assert tensor.values is not None
-        return tensor.values.reshape(-1, columns)[rows]
-    # a vector is one row of the file, but its entries are the checkpoint's rows
-    order = rows if len(tensor.shape) > 1 else slice(None)
-    return np.ascontiguousarray(checkpoint.read(slab.source, order if tensor.rows is None else tensor.rows[order])).reshape(
-        -1, columns
-    )
+        return tensor.values.reshape(-1, columns)[matrix * rows + slab.start : matrix * rows + slab.stop]
+    if tensor.transposed:
+        part = slice(matrix * columns, (matrix + 1) * columns)
+        order = part if tensor.rows is None else tensor.rows[part]
+        values = checkpoint.read(slab.source, order, slice(slab.start, slab.stop)).T
+    else:
+        # a vector is one row of the file, but its entries are the checkpoint's rows
+        part = slice(matrix * rows + slab.start, matrix * rows + slab.stop) if len(tensor.shape) > 1 else slice(None)
+        values = checkpoint.read(slab.source, part if tensor.rows is None else tensor.rows[part])
+    values = values + np.float32(tensor.plus) if tensor.plus else values
+    return np.ascontiguousarray(values).reshape(-1, columns)
