@@ -167,7 +167,7 @@ def rope_settings(config: Config, kind: str | None = None, theta: float = 10000.
     name = settings.pop("type", "default")
     settings.setdefault("rope_type", name)
     settings["rope_type"] = OLD_NAMES.get(str(settings["rope_type"]), settings["rope_type"])
-    settings.setdefault("rope_theta", config.get("rope_theta") or theta)
+    settings.setdefault("rope_theta", theta if config.get("rope_theta") is None else config["rope_theta"])
     for key in ("partial_rotary_factor", "original_max_position_embeddings"):
         if settings.get(key) is None and config.get(key) is not None:
             settings[key] = config[key]

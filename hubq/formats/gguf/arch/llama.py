@@ -7,7 +7,7 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.hparams import Config, choice, common, experts, flag, heads, real, rope
+from hubq.formats.gguf.hparams import Config, choice, common, experts, flag, heads, only, real, rope, rope_settings
 from hubq.formats.gguf.tensors import EXPERT, Part, Table, Tensor, draw, interleaved
 
 FIRST = {"model.embed_tokens.weight": "vocab hidden"}
@@ -57,6 +57,7 @@ def keys(config: Config) -> dict[str, Any]:
     """Hyper-parameters as GGUF keys."""
     size = heads(config)
     choice(config, "hidden_act", ("silu", "swish"))
+    only(rope_settings(config), "partial_rotary_factor", 1)
     table = common(size, config) | dict(rope(config, size["head"]).keys)
     return table | {".attention.layer_norm_rms_epsilon": real(config, "rms_norm_eps", 1e-6)}
 
