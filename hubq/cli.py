@@ -203,6 +203,16 @@ def levels(as_json: Json = False) -> None:
 
 
 @app.command()
+def families(as_json: Json = False) -> None:
+    """List the families of models that hubq converts to GGUF, with their classes in transformers."""
+    with _answering(as_json):
+        from hubq.formats.gguf.arch import families
+        from hubq.ui_show import show_families
+
+        show_families(families(), as_json)
+
+
+@app.command()
 def show(
     files: Annotated[list[Path], typer.Argument(help="GGUF files, or folders that hold some; of a split model any part.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the file, too.")] = False,

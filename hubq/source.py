@@ -45,7 +45,8 @@ def _matches(path: str, pattern: str) -> bool:
 def read_config(data: bytes) -> dict[str, Any]:
     """config.json without the keys that could load code, at any depth (see `_loads_code`).
 
-    Raises BadSource for a file that is no JSON object, Unsupported for a model that needs code of its own or is quantized
+    A model that names code of its own (auto_map) is one of those that transformers knows by itself, or none that hubq converts:
+    that code is never run. Raises BadSource for a file that is no JSON object, Unsupported for a model that is quantized
     already.
     """
     try:
@@ -54,11 +55,6 @@ def read_config(data: bytes) -> dict[str, Any]:
         raise BadSource(f"config.json cannot be read: {error}", "check the model's repository") from None
     if not isinstance(config, dict):
         raise BadSource("config.json is not a table", "check the model's repository")
-    if "auto_map" in config:
-        raise Unsupported(
-            "the model needs code from its repository (auto_map in config.json), and hubq runs no code that it did not bring",
-            "look for a version of the model that transformers supports by itself",
-        )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else None
         raise Unsupported(f"the model is quantized already ({method!r})", "start from the original, unquantized model")
@@ -73,7 +69,7 @@ def _clean(value: Any) -> Any:
 
 def _loads_code(key: str) -> bool:
     """Whether a setting can make transformers fetch and run code: the name of an implementation may be a Hub repository."""
-    return key.startswith("_") or key.endswith("_implementation") or key == "trust_remote_code"
+    return key.startswith("_") or key.endswith("_implementation") or key in ("trust_remote_code", "auto_map")
 
 
 def read_card(data: bytes) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What `hubq show` and `hubq levels` print: tables of GGUF files and of levels, or JSON.
+"""What `hubq show`, `hubq levels` and `hubq families` print: tables, or JSON.
 
 Whatever comes out of a file is shown with its control characters escaped and is never markup.
 """
@@ -6,11 +6,14 @@ Whatever comes out of a file is shown with its control characters escaped and is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubq.formats.gguf.levels import group
 from hubq.nouns import Level
 from hubq.ui import make_console, make_table, print_json, size
+
+if TYPE_CHECKING:
+    from hubq.formats.gguf.arch import Family
 
 LONGEST = 100  # characters of a value
 FIRST = 8  # items of an array
@@ -114,6 +117,20 @@ def show_levels(levels: Iterable[Level], as_json: bool) -> None:
         rows += [[f"  {m.id}", f"{m.bits:g}", "needed" if m.needs_matrix else "", m.summary] for m in members]
     table = make_table(["level", "bits", "importance matrix", "what it is"], rows)
     table.columns[2].justify = table.columns[3].justify = "left"
+    make_console(stderr=False).print(table)
+
+
+def show_families(families: Mapping[str, Family], as_json: bool) -> None:
+    """The table of model types, with their classes in transformers and llama.cpp's name of the architecture."""
+    if as_json:
+        rows = [{"model_type": name, "classes": list(kind.classes), "architecture": kind.gguf} for name, kind in families.items()]
+        print_json({"families": rows})
+        return
+    table = make_table(
+        ["model type", "classes", "architecture in GGUF"],
+        [[name, ", ".join(kind.classes), kind.gguf] for name, kind in families.items()],
+    )
+    table.columns[1].justify = table.columns[2].justify = "left"
     make_console(stderr=False).print(table)
 
 

@@ -41,6 +41,16 @@ def test_help_names_every_command() -> None:
         assert command in told.stdout
 
 
+def test_families_lists_every_model_type_with_its_classes() -> None:
+    from hubq.formats.gguf.arch import families
+
+    table, document = hubq("families").stdout, json.loads(hubq("families", "--json").stdout)
+    assert [row["model_type"] for row in document["families"]] == list(families())
+    lines = [line.split() for line in table.splitlines()[1:]]
+    assert [line[0] for line in lines] == list(families())
+    assert next(line for line in lines if line[0] == "mistral") == ["mistral", "MistralForCausalLM", "llama"]
+
+
 def test_levels_lists_every_level_by_precision() -> None:
     table, document = hubq("levels").stdout, json.loads(hubq("levels", "--json").stdout)
     names = [level["id"] for level in document["levels"]]

@@ -280,8 +280,9 @@ def test_a_release_stays_with_the_commit_that_it_began_with(hub: loopback.Hub, r
 def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopback.Hub, request_: Request) -> None:
     files = hub.files("org/Tiny-Llama")
     config = json.loads(files["config.json"]) | {"auto_map": {"AutoModel": "evil.Model"}}
+    config |= {"architectures": ["EvilForCausalLM"], "model_type": "evil"}
     hub.add("org/Evil", {**files, "config.json": json.dumps(config).encode()})
-    with pytest.raises(Unsupported, match="auto_map"):
+    with pytest.raises(Unsupported, match="does not convert EvilForCausalLM"):
         run(replace(request_, model="org/Evil"))
     assert not any("safetensors" in path for _, path in hub.requests)
 

@@ -98,10 +98,9 @@ def test_no_depth_ends_in_another_error(depth: int, brackets: str) -> None:
 
 
 @pytest.mark.parametrize("auto_map", [{"AutoModelForCausalLM": "modeling.Model"}, {}, None])
-def test_a_model_that_brings_code_is_refused(auto_map: Any) -> None:
-    with pytest.raises(Unsupported, match=r"needs code from its repository \(auto_map") as caught:
-        config(auto_map=auto_map)
-    assert caught.value.hint
+def test_code_that_a_model_brings_is_never_named_again(auto_map: Any) -> None:
+    assert "auto_map" not in config(auto_map=auto_map, text_config={"auto_map": auto_map})["text_config"]
+    assert "auto_map" not in config(auto_map=auto_map)
 
 
 @pytest.mark.parametrize(
