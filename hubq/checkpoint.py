@@ -2,6 +2,9 @@
 
 The format is https://huggingface.co/docs/safetensors: eight bytes of header length, a JSON header with dtype, shape and
 offsets for each tensor, then the data. Everything in a header is checked before anything is allocated for it.
+
+Weights in 8-bit floats (F8_E4M3) are read as the products with the scales of their blocks, which lie beside them in a tensor of
+the name behind which "_scale_inv" is added: DeepSeek's format, quant_method "fp8" in transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import mmap
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,33 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER = 100_000_000  # as the safetensors library
 POINTER = b"version "  # how the text that stands for a large file in a git clone without Git LFS begins
-WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+CODES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
+SCALE = "_scale_inv"
+BLOCK = 128  # rows and columns that share a scale
 AGAIN = "download the model again, or ask its owner to upload the file again"
+
+
+def _f8_e4m3() -> np.ndarray:
+    """The value of each byte as a float of 4 exponent and 3 mantissa bits, float32 [256]; 127 and 255 are NaN."""
+    bits = np.arange(256)
+    exponent, mantissa = bits >> 3 & 15, bits & 7
+    size = np.where(exponent, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9)
+    size[bits & 127 == 127] = np.nan
+    return np.where(bits < 128, size, -size).astype(np.float32)
+
+
+_F8_E4M3 = _f8_e4m3()
 
 ReadBytes = Callable[[str, int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies: `dtype` as safetensors names it, `shape` in rows first, bytes `start` to `stop` of `path`."""
+    """Where a tensor lies: `dtype` as safetensors names it, `shape` in rows first, bytes `start` to `stop` of `path`.
+
+    `scale` is the tensor of the scales of its blocks, if it has them: [rows / BLOCK, columns / BLOCK], rounded up.
+    """
 
     name: str
     dtype: str
@@ -40,6 +61,7 @@ class StoredTensor:
     path: str
     start: int
     stop: int
+    scale: StoredTensor | None = None
 
 
 def shards(paths: Iterable[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
@@ -81,7 +103,7 @@ def read_header(path: str, size: int, read: ReadBytes) -> dict[str, StoredTensor
     """The tensors of one safetensors file. `size` is the file's size in bytes; `read(path, start, stop)` returns bytes of it.
 
     Raises BadSource for anything that the format forbids: truncation, overlap, holes, sizes that do not fit the shape, names
-    given twice; Unsupported for a dtype other than F32, F16 and BF16.
+    given twice; Unsupported for a dtype that is not in WIDTHS.
     """
     start = read(path, 0, 8) if size >= 8 else b""
     if start == POINTER:
@@ -119,7 +141,7 @@ def _stored(path: str, name: str, entry: Any, base: int) -> StoredTensor:
         raise BadSource(f"{path} describes the tensor {name!r} in a way that the format does not allow", AGAIN)
     if dtype not in WIDTHS:
         raise Unsupported(
-            f"the tensor {name!r} in {path} is stored as {dtype}; hubq reads F32, F16 and BF16",
+            f"the tensor {name!r} in {path} is stored as {dtype}; hubq reads F32, F16, BF16 and scaled F8_E4M3",
             "quantize from the original, unquantized checkpoint",
         )
     if stop - start != math.prod(shape) * WIDTHS[dtype]:
@@ -143,7 +165,8 @@ def _tile(path: str, tensors: list[StoredTensor], base: int, size: int) -> None:
 def merge(headers: Iterable[Mapping[str, StoredTensor]], index: bytes | None) -> dict[str, StoredTensor]:
     """All tensors of a checkpoint from its shards' headers, held against the index (its bytes, if there is one).
 
-    Raises BadSource for a tensor in two shards, and for any difference between the index and the shards.
+    Scales are put to their weights. Raises BadSource for a tensor in two shards, and for any difference between the index and
+    the shards; Unsupported for 8-bit weights without scales for blocks of BLOCK x BLOCK.
     """
     tensors: dict[str, StoredTensor] = {}
     for header in headers:
@@ -157,7 +180,25 @@ def merge(headers: Iterable[Mapping[str, StoredTensor]], index: bytes | None) ->
             raise BadSource(f"the index promises tensors that the shards do not hold: {few(missing)}", AGAIN)
         if extra := sorted(tensors.keys() - wanted.keys()):
             raise BadSource(f"the shards hold tensors that the index does not name: {few(extra)}", AGAIN)
-    return tensors
+    return _with_scales(tensors)
+
+
+def _with_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
+    for name, tensor in found.items():
+        if tensor.dtype != "F8_E4M3":
+            continue
+        scale, wanted = tensors.get(name + SCALE), tuple(-(-count // BLOCK) for count in tensor.shape)
+        if scale is None or scale.dtype == "F8_E4M3" or len(wanted) != 2 or scale.shape != wanted:
+            raise Unsupported(
+                f"the tensor {name!r} is stored as F8_E4M3 without scales for blocks of {BLOCK} x {BLOCK}",
+                "quantize from the original, unquantized checkpoint",
+            )
+        found[name] = replace(tensor, scale=scale)
+    lonely = [
+        name for name in tensors if name.endswith(SCALE) and getattr(found.get(name.removesuffix(SCALE)), "scale", None) is None
+    ]
+    return found | {name: tensors[name] for name in lonely}
 
 
 def few(names: list[str], most: int = 4) -> str:
@@ -185,17 +226,30 @@ class Checkpoint:
         tensor = self.tensors[name]
         raw = np.frombuffer(
             self._map(tensor.path),
-            dtype={"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.dtype],
+            dtype=CODES[tensor.dtype],
             count=math.prod(tensor.shape),
             offset=tensor.start,
         )
+        if tensor.scale:
+            return self._scaled(tensor, raw.reshape(tensor.shape), slice(None) if rows is None else rows, columns)
         if rows is None:
             raw = raw.reshape(tensor.shape)
         else:
             raw = raw.reshape(-1, tensor.shape[-1])[rows, columns] if len(tensor.shape) > 1 else raw[rows]
-        if tensor.dtype == "BF16":
-            return np.asarray(raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.astype(np.float32)
+        return _float32(raw, tensor.dtype)
+
+    def _scaled(self, tensor: StoredTensor, raw: np.ndarray, rows: slice | np.ndarray, columns: slice) -> np.ndarray:
+        """Weights times the scales of their blocks, as transformers' Fp8Dequantize."""
+        assert tensor.scale
+        scale = np.frombuffer(
+            self._map(tensor.scale.path),
+            dtype=CODES[tensor.scale.dtype],
+            count=math.prod(tensor.scale.shape),
+            offset=tensor.scale.start,
+        ).reshape(tensor.scale.shape)
+        wide = _float32(scale, tensor.scale.dtype)
+        row, column = np.arange(tensor.shape[0])[rows] // BLOCK, np.arange(tensor.shape[1])[columns] // BLOCK
+        return _F8_E4M3[raw[rows, columns]] * wide[np.ix_(row, column)]
 
     def _map(self, path: str) -> mmap.mmap:
         with self._lock:
@@ -223,6 +277,10 @@ class Checkpoint:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _float32(raw: np.ndarray, dtype: str) -> np.ndarray:
+    return np.asarray(raw.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else raw.astype(np.float32)
 
 
 def file_reader(folder: Path) -> ReadBytes:

@@ -46,8 +46,8 @@ def read_config(data: bytes) -> dict[str, Any]:
     """config.json without the keys that could load code, at any depth (see `_loads_code`).
 
     A model that names code of its own (auto_map) is one of those that transformers knows by itself, or none that hubq converts:
-    that code is never run. Raises BadSource for a file that is no JSON object, Unsupported for a model that is quantized
-    already.
+    that code is never run. Weights in 8-bit floats with scales are read as what they stand for, and so the config no longer
+    says that they are. Raises BadSource for a file that is no JSON object, Unsupported for a model quantized in another way.
     """
     try:
         config = _clean(json.loads(data))
@@ -55,8 +55,10 @@ def read_config(data: bytes) -> dict[str, Any]:
         raise BadSource(f"config.json cannot be read: {error}", "check the model's repository") from None
     if not isinstance(config, dict):
         raise BadSource("config.json is not a table", "check the model's repository")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else None
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        if method == "fp8":
+            return {key: value for key, value in config.items() if key != "quantization_config"}
         raise Unsupported(f"the model is quantized already ({method!r})", "start from the original, unquantized model")
     return config
 

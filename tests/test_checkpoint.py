@@ -138,7 +138,7 @@ def test_a_tensor_described_wrongly_is_refused_by_name(entry: Any) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("dtype", ["F64", "I8", "U8", "I64", "BOOL", "F8_E4M3", "F8_E5M2", "bf16", ""])
+@pytest.mark.parametrize("dtype", ["F64", "I8", "U8", "I64", "BOOL", "F8_E5M2", "bf16", ""])
 def test_other_dtypes_are_refused_by_name(dtype: str) -> None:
     with pytest.raises(
         Unsupported, match=rf"the tensor 'a' in model\.safetensors is stored as {dtype}; hubq reads F32"
@@ -421,3 +421,50 @@ def test_open_checkpoint_holds_the_index_against_the_shards(tmp_path: Path) -> N
     (folder / INDEX).write_text(json.dumps(document))
     with pytest.raises(BadSource, match=r"the index does not name: model\.norm\.weight"):
         open_checkpoint(folder, [path.name for path in folder.iterdir()])
+
+
+# --- 8-bit floats ---
+
+
+def eight_bit(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Write a matrix of all 8-bit floats with scales for blocks, and one in BF16 beside it; returns what was written."""
+    import torch
+    from safetensors.torch import save_file
+
+    finite = torch.tensor([byte for byte in range(256) if byte & 127 != 127], dtype=torch.uint8)
+    weight = finite.repeat(300)[: 200 * 300].reshape(200, 300).view(torch.float8_e4m3fn)
+    scale = torch.rand(2, 3, generator=torch.Generator().manual_seed(0)) + 0.5
+    tensors = {"a.weight": weight, "a.weight_scale_inv": scale, "b.weight": torch.ones(2, 3, dtype=torch.bfloat16)} | changes
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / SINGLE)
+    return tensors
+
+
+def test_8_bit_floats_are_multiplied_with_the_scales_of_their_blocks(tmp_path: Path) -> None:
+    tensors = eight_bit(tmp_path)
+    scales = tensors["a.weight_scale_inv"].repeat_interleave(128, 0).repeat_interleave(128, 1)[:200, :300]
+    wanted = (tensors["a.weight"].float() * scales).numpy()
+    with open_checkpoint(tmp_path, [SINGLE]) as checkpoint:
+        assert sorted(checkpoint.tensors) == ["a.weight", "b.weight"]
+        found = checkpoint.read("a.weight")
+        assert found.dtype == np.float32 and np.array_equal(found, wanted)
+        assert np.array_equal(checkpoint.read("a.weight", slice(120, 140)), wanted[120:140])
+        order = np.array([199, 0, 128, 127])
+        assert np.array_equal(checkpoint.read("a.weight", order, slice(100, 260)), wanted[order, 100:260])
+
+
+@pytest.mark.parametrize("shape", [None, (2, 2), (200, 3), (1,)])
+def test_8_bit_floats_without_scales_for_their_blocks_are_refused(shape: tuple[int, ...] | None, tmp_path: Path) -> None:
+    import torch
+
+    eight_bit(tmp_path, **{"a.weight_scale_inv": None if shape is None else torch.ones(shape)})
+    with pytest.raises(Unsupported, match=r"'a\.weight' is stored as F8_E4M3 without scales for blocks of 128 x 128") as caught:
+        open_checkpoint(tmp_path, [SINGLE])
+    assert "original" in caught.value.hint
+
+
+def test_scales_of_nothing_stay_in_the_list(tmp_path: Path) -> None:
+    import torch
+
+    eight_bit(tmp_path, **{"b.weight_scale_inv": torch.ones(1, 1)})
+    with open_checkpoint(tmp_path, [SINGLE]) as checkpoint:
+        assert sorted(checkpoint.tensors) == ["a.weight", "b.weight", "b.weight_scale_inv"]

@@ -113,6 +113,10 @@ def test_a_quantized_model_is_refused(setting: Any, method: str) -> None:
     assert "original" in caught.value.hint
 
 
+def test_8_bit_floats_with_scales_are_read_as_what_they_stand_for() -> None:
+    assert "quantization_config" not in config(quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+
+
 def test_no_quantization_is_no_quantization() -> None:
     assert config(quantization_config=None)["quantization_config"] is None
 

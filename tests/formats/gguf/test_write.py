@@ -104,6 +104,27 @@ def test_every_level_equals_llama_cpp(built: Built, model: str, level: str, tmp_
     assert_equals_llama_cpp(built(model)[level].path, tmp_path / "theirs.gguf")
 
 
+def test_8_bit_floats_give_the_file_of_what_they_stand_for(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder, plain = (tiny.llama(tmp_path / name / "Tiny", num_hidden_layers=1, dtype="float32") for name in ("fp8", "plain"))
+    stored, meant = load_file(folder / "model.safetensors"), load_file(plain / "model.safetensors")
+    for name in [name for name in stored if name.endswith("_proj.weight")]:
+        rows, columns = stored[name].shape
+        stored[name] = stored[name].to(torch.float8_e4m3fn)
+        stored[f"{name}_scale_inv"] = torch.rand(-(-rows // 128), -(-columns // 128)) + 0.5
+        scales = stored[f"{name}_scale_inv"].repeat_interleave(128, 0).repeat_interleave(128, 1)
+        meant[name] = stored[name].float() * scales[:rows, :columns]
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(meant, plain / "model.safetensors", metadata={"format": "pt"})
+    tiny.config(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    ours = build(folder, tmp_path / "a", ["BF16", "Q4_K_M"])
+    assert [file.sha256 for file in ours.values()] == [
+        file.sha256 for file in build(plain, tmp_path / "b", ["BF16", "Q4_K_M"]).values()
+    ]
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "dense": lambda folder: tiny.llama(folder, num_key_value_heads=8, tie_word_embeddings=True),
     "grouped": lambda folder: tiny.llama(folder, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1),
