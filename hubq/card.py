@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hubq.metrics import METRICS
-from hubq.nouns import Artifact, Estimate, EvalSet, ImportanceMatrix, Measurement, Release
+from hubq.nouns import Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release
 from hubq.record import commands, facts, place, plain, read_record, record, release_json
 from hubq.source import HUB_ID
 
@@ -71,6 +71,7 @@ def readme(release: Release, usage: str) -> str:
         commands="\n".join(commands(release)),
         weighted={matrix.sha256: _weighted(release, matrix) for matrix in release.imatrices},
         licence=facts(release.card).get("license", ""),
+        checks=_checks(release),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -157,6 +158,16 @@ def _numbers(release: Release, engine: str) -> str:
     metrics = [name for name in METRICS if any(name in row.values for row in rows)]
     body = [[md(_level(row.level)), *(_cell(row, name) for name in metrics)] for row in rows]
     return table(["Level", *(_heading(name) for name in metrics)], body)
+
+
+def _checks(release: Release) -> list[tuple[Check, str]]:
+    """What the parity gate found, each with the levels that it found it of."""
+    groups: dict[tuple[str, str, str], list[Check]] = {}
+    for check in release.checks:
+        groups.setdefault((check.name, check.outcome, check.detail), []).append(check)
+    names = list(dict.fromkeys(check.name for check in release.checks))
+    found = sorted(groups.values(), key=lambda group: names.index(group[0].name))
+    return [(group[0], ", ".join(md(_level(check.level)) for check in group)) for group in found]
 
 
 def _weighted(release: Release, matrix: ImportanceMatrix) -> str:

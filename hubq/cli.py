@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="hubq",
     help="Turn a model on the Hugging Face Hub into a release of measured, quantized variants.",
-    epilog="Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 a file failed the checks, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

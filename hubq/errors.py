@@ -5,7 +5,8 @@
     ├── Unsupported             exit 1   the source is fine, but hubq does not handle its kind
     ├── BadSource               exit 1   the source is damaged, incomplete or not what it says it is
     ├── HubError                exit 1   the Hub refused, or what it sent does not match its listing
-    └── MissingExtra            exit 1   a package is needed that is not installed
+    ├── MissingExtra            exit 1   a package is needed that is not installed
+    └── GateFailed              exit 3   a file is not what its source is, and was not pushed
 
 Ctrl-C leaves with 130. Every error says what is wrong and, in `hint`, what to do; a hint is a command where there is one.
 """
@@ -49,3 +50,9 @@ class HubError(HubqError):
 
 class MissingExtra(HubqError):
     """A package that this step needs is not installed."""
+
+
+class GateFailed(HubqError):
+    """The parity gate found that a file differs from its source; nothing was pushed."""
+
+    exit_code = 3

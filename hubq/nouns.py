@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +196,22 @@ class ImportanceMatrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """What the parity gate found of one file: `detail` says what agrees, what differs, or why it was not checked."""
+
+    level: str
+    name: str
+    outcome: Literal["passed", "failed", "not checked"]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Everything a card tells: the pinned source, the files, the numbers and the versions that made them.
 
     `weights` counts the model's parameters; `imatrices` are those that files were made with; `versions` maps package name to
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
-    levels and their options, see record.commands.
+    levels and their options, see record.commands. `checks` are those that each file went through before it was pushed.
     """
 
     source: str
@@ -217,3 +227,4 @@ class Release:
     machine: str = ""
     command: str = ""
     imatrices: tuple[ImportanceMatrix, ...] = ()
+    checks: tuple[Check, ...] = ()

@@ -57,6 +57,7 @@ def record(release: Release) -> dict[str, Any]:
         "machine": release.machine,
         "command": release.command,
         "imatrices": [_matrix_record(matrix) for matrix in release.imatrices],
+        "checks": [asdict(check) for check in release.checks],
     }
 
 
@@ -149,6 +150,7 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
     made |= {file.level: file.sha256 for file in kept}
     same = {file.level for file in before.artifacts if made.get(file.level) == file.sha256} | {"reference"}
     measured = {(row.level, row.engine) for row in release.measurements}
+    checked = {check.level for check in release.checks}
     rows = [row for row in before.measurements if row.level in same and (row.level, row.engine) not in measured]
     if release.evalset not in (None, before.evalset):
         rows = []
@@ -158,6 +160,7 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         release,
         artifacts=(*release.artifacts, *kept),
         imatrices=tuple(matrix for sha256, matrix in matrices.items() if sha256 in used),
+        checks=(*release.checks, *(check for check in before.checks if check.level in same - checked)),
         measurements=(*release.measurements, *rows),
         evalset=before.evalset if rows else release.evalset,
         versions={**before.versions, **release.versions} if rows else release.versions,
@@ -189,6 +192,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "commit": raw["source"]["commit"],
         "artifacts": raw["files"],
         "measurements": measurements,
+        "checks": raw.get("checks", []),  # older records have none
     }
 
 

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hubq import __version__, card, checkpoint
-from hubq.errors import HubqError, Usage
+from hubq.errors import GateFailed, HubqError, Unsupported, Usage
 from hubq.hub import Hub
-from hubq.nouns import Artifact, Release, Source
+from hubq.nouns import Artifact, Measurement, Release, Source
 from hubq.plan import Plan, Request, destination, imatrix_facts, kept, plan_in
 from hubq.record import merge, read_record
 from hubq.source import used
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from hubq.text import Windows
 
 SPARE = 64 << 20  # bytes of disk left free beside what is written
+PROBED = 128  # ids in a window of the text that the gate scores where nothing is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step`: plan, pull, calibrate, build, measure or push.
+    """Progress of a `step`: plan, pull, calibrate, build, measure, check or push.
 
     `label` is a file, a level or "level engine"; `result` what came out of it.
     """
@@ -58,7 +59,7 @@ class Result:
 
 
 def publish(request: Request, tell: Tell = lambda event: None) -> Result:
-    """Pull, build, measure, write the card, push: whatever of it is not done yet."""
+    """Pull, build, measure, check, write the card, push: whatever of it is not done yet."""
     with tempfile.TemporaryDirectory() as aside, request.store.locked():
         planned = plan_in(Path(aside), request)
         tell(Event("plan", result=planned))
@@ -116,12 +117,14 @@ def _published(hub: Hub, repo: str) -> Release | None:
 
 
 def _publish(job: _Job, planned: Plan) -> Result:
-    """Build, measure and push a plan's levels in one commit, with the card of all levels that are there then."""
+    """Build, measure, check and push a plan's levels in one commit, with the card of all levels that are there then."""
     request, source, hub, repo, tell = job.request, job.source, job.hub, job.repo, job.tell
     artifacts = _build(request, planned, source, tell)
     release = _describe(request, planned, source, artifacts, repo)
     if job.windows is not None and artifacts:
         release = _measure(job, planned, release, job.windows)
+    if artifacts:
+        release = _check(job, planned, release)
     hub.ensure(repo, request.private)
     release = _with_earlier_levels(hub, repo, release, planned.format)
     files = card.files(release, planned.format.usage(release))
@@ -150,7 +153,8 @@ def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleTy
             order.get(row.level, len(order)),
         ),
     )
-    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows))
+    checks = sorted(merged.checks, key=lambda check: order.get(check.level, len(order)))
+    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks))
 
 
 def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
@@ -266,12 +270,29 @@ def _again(source: Source) -> str:
 
 def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
     """The release with its measurements: those that the store holds, and the missing ones."""
+    from hubq import score
+
+    engines = planned.format.engines()
+    wanted = [(artifact, engine) for engine in engines for artifact in release.artifacts]
+    found = _score(job, planned, windows, wanted)
+    order = [score.REFERENCE, *((artifact.level, engine) for artifact, engine in wanted)]
+    return replace(
+        release,
+        measurements=tuple(found[pair] for pair in order),
+        evalset=windows.evalset,
+        versions={**release.versions, **_versions(engines)},
+        machine=machine(),
+    )
+
+
+def _score(
+    job: _Job, planned: Plan, windows: Windows, wanted: Sequence[tuple[Artifact, str]], step: str = "measure"
+) -> dict[tuple[str, str], Measurement]:
+    """What each engine measures of each file, and the reference's own: what the store holds, and the rest computed."""
     from hubq import reference, score
     from hubq.metrics import METRICS_VERSION
 
     store, module, source, tell = job.request.store, planned.format, job.source, job.tell
-    wanted = [(artifact, engine) for engine in module.engines() for artifact in release.artifacts]
-
     computing = {"config.json", *planned.shards}
     inputs = {file.path: file.sha256 for file in source.files if file.path in computing}
 
@@ -283,7 +304,7 @@ def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Re
     keys[score.REFERENCE] = measured_key("reference", "", score.REFERENCE[1])
     found = {pair: kept for pair, pair_key in keys.items() if (kept := store.measurement(pair_key))}
     for measurement in found.values():
-        tell(Event("measure", f"{measurement.level} {measurement.engine}", 1, 1, measurement))
+        tell(Event(step, f"{measurement.level} {measurement.engine}", 1, 1, measurement))
     if found.keys() != keys.keys():
         missing = {
             (artifact.level, engine): partial(module.load, artifact, source, engine)
@@ -294,21 +315,59 @@ def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Re
             windows,
             lambda: reference.load(source.config, reference.source_weights(source)),
             missing,
-            progress=lambda label, done, total: tell(Event("measure", label, done, total)),
+            progress=lambda label, done, total: tell(Event(step, label, done, total)),
             known=job.known,
         ):
             pair = (measurement.level, measurement.engine)
             store.keep_measurement(keys[pair], measurement)
             found[pair] = measurement
-            tell(Event("measure", " ".join(pair), 1, 1, measurement))
-    order = [score.REFERENCE, *((artifact.level, engine) for artifact, engine in wanted)]
-    return replace(
-        release,
-        measurements=tuple(found[pair] for pair in order),
-        evalset=windows.evalset,
-        versions={**release.versions, **_versions(module.engines())},
-        machine=machine(),
-    )
+            tell(Event(step, " ".join(pair), 1, 1, measurement))
+    return found
+
+
+def _check(job: _Job, planned: Plan, release: Release) -> Release:
+    """The release with what the parity gate found. Raises GateFailed, which says what differs."""
+    rows, unmeasured = release.measurements, ""
+    if job.windows is None:
+        rows, unmeasured = _probe(job, planned, release)
+    text = job.windows.text if job.windows else ""
+    checks = planned.format.check(release.artifacts, job.source, text, rows, unmeasured)
+    for artifact in release.artifacts:
+        job.tell(Event("check", artifact.level, 1, 1, tuple(check for check in checks if check.level == artifact.level)))
+    if failed := [f"{check.level}: {check.name}: {check.detail}" for check in checks if check.outcome == "failed"]:
+        raise GateFailed(
+            "the files are not what their source is, and nothing was pushed\n" + "\n".join(failed),
+            "build them again in a fresh folder: --work-dir DIR; where that does not help, hubq converts this model wrongly",
+        )
+    return replace(release, checks=checks)
+
+
+def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measurement, ...], str]:
+    """The files' logits held against the source's on a few windows of a short text, or why they are not."""
+    from hubq import text
+
+    module, probe = planned.format, planned.format.probe(job.source)
+    if not probe or module.RUNTIME not in module.engines():
+        return (), ""
+    if 4 * planned.weights > _memory():
+        return (), "the source in float32 does not fit into this machine's memory"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.txt"
+        path.write_bytes(probe.encode())
+        windows = text.windows(job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None))
+    try:
+        found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], "check")
+    except Unsupported as error:
+        return (), error.message
+    return tuple(found.values()), ""
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; without limit where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def _versions(engines: Sequence[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from hubq.checkpoint import AGAIN
 from hubq.errors import BadSource, HubError, Usage
 from hubq.nouns import EvalSet, Source
 
+BEGINNING = 200_000  # characters of a text that go with its windows
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> loader of datasets; .txt is read as it is
 LOCAL = "give a local file instead (--dataset FILE.txt, .jsonl or .parquet), or publish without measuring: --no-eval"
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -47,11 +48,15 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows to score: their ids, int64 [W, L], in the text's order, and the UTF-8 bytes of each one's scored half [W]."""
+    """The windows to score: their ids, int64 [W, L], in the text's order, and the UTF-8 bytes of each one's scored half [W].
+
+    `text` is the beginning of the text that they are from.
+    """
 
     evalset: EvalSet
     ids: np.ndarray
     bytes: np.ndarray
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def windows(source: Source, spec: TextSpec) -> Windows:
         text_sha256=hashlib.sha256(found.text.encode()).hexdigest(),
         ids_sha256=hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest(),
     )
-    return Windows(evalset, ids, ends[:, -1] - ends[:, first])
+    return Windows(evalset, ids, ends[:, -1] - ends[:, first], found.text[:BEGINNING])
 
 
 def shared_runs(one: Windows, other: Windows, length: int = 64) -> int:

@@ -15,7 +15,7 @@ from rich.table import Table
 from hubq.errors import HubqError
 
 if TYPE_CHECKING:
-    from hubq.nouns import Estimate, Measurement, Release
+    from hubq.nouns import Check, Estimate, Measurement, Release
     from hubq.plan import Plan
     from hubq.release import Event, Result
 
@@ -101,7 +101,9 @@ class Screen:
         self.step = ""
         if level not in self.states:
             self.states = {level: "", **self.states}
-        if event.result is None:
+        if event.step == "check":
+            self.states[level] = f"checking {portion}" if engine else "checked"
+        elif event.result is None:
             self.states[level] = f"building {portion}" if event.step == "build" else f"measuring with {engine} {portion}"
         elif event.step == "build":
             self.states[level] = "built"
@@ -129,9 +131,18 @@ def _line(event: Event) -> str:
         return f"built     {event.label} ({size(event.result.size)}, {event.result.bits_per_weight:.2f} bits per weight)"
     if event.step == "measure" and event.result is not None:
         return f"measured  {event.label}: {_loss(event.result)}"
+    if event.step == "check" and isinstance(event.result, tuple):
+        return f"checked   {event.label}: {_checked(event.result)}"
     if event.step == "push" and event.done == event.total and event.total:
         return f"pushed    {event.label}"
     return ""
+
+
+def _checked(checks: Sequence[Check]) -> str:
+    """How many checks passed, and which did not."""
+    passed = sum(check.outcome == "passed" for check in checks)
+    others = [f"{check.name} {check.outcome}" for check in checks if check.outcome != "passed"]
+    return ", ".join([f"{passed} of {len(checks)} checks passed", *others])
 
 
 def _loss(measurement: Measurement) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.formats import Expected, Options
 from hubq.formats.gguf.levels import ALIASES, LEVELS
-from hubq.nouns import Artifact, Level, Release, Source
+from hubq.nouns import Artifact, Check, Level, Measurement, Release, Source
 
 if TYPE_CHECKING:
     from hubq.calibrate import Activation
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hubq.formats.gguf.recipe import Custom
     from hubq.formats.gguf.tensors import Tensor
 
+RUNTIME = "llama.cpp"
 VERSION = 1
 
 
@@ -157,6 +158,22 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
     return load(artifact, source, engine)
 
 
+def probe(source: Source) -> str:
+    """A short text to check logits on; empty for a model without."""
+    from hubq.formats.gguf.gate import probe
+
+    return probe(source)
+
+
+def check(
+    artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
+) -> tuple[Check, ...]:
+    """The parity gate; see gate.check."""
+    from hubq.formats.gguf.gate import check
+
+    return check(artifacts, source, text, measurements, unmeasured)
+
+
 def usage(release: Release) -> str:
     """How to run the files, in Markdown."""
     from hubq.formats.gguf.run_it import usage
@@ -167,14 +184,17 @@ def usage(release: Release) -> str:
 __all__ = [
     "ALIASES",
     "LEVELS",
+    "RUNTIME",
     "VERSION",
     "Plan",
     "build",
     "calibrated",
+    "check",
     "engines",
     "file_name",
     "load",
     "plan",
+    "probe",
     "read_imatrix",
     "usage",
     "with_imatrix",

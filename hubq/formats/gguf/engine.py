@@ -99,18 +99,69 @@ def _decoded(path: Path, stored: StoredTensor, pool: Executor) -> np.ndarray:
     return values.reshape(stored.shape)
 
 
+class Vocabulary:
+    """The tokenizer that llama.cpp makes of a file. `bos` and `eos` are ids, or None where the file names none."""
+
+    def __init__(self, model: Any) -> None:
+        import llama_cpp
+
+        self._api, self._vocab = llama_cpp, llama_cpp.llama_model_get_vocab(model)
+        bos, eos = llama_cpp.llama_vocab_bos(self._vocab), llama_cpp.llama_vocab_eos(self._vocab)
+        self.bos, self.eos = (None if bos < 0 else bos), (None if eos < 0 else eos)
+        self.adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+        self.adds_eos = bool(llama_cpp.llama_vocab_get_add_eos(self._vocab))
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """The ids of a text: with BOS and EOS where the file says so, and special tokens in it taken for what they are."""
+        data = text.encode()
+        ids = (ctypes.c_int32 * (2 * len(data) + 8))()
+        count = self._api.llama_tokenize(self._vocab, data, len(data), ids, len(ids), add_special, parse_special)
+        return ids[:count]
+
+    def text(self, token: int | None) -> str:
+        """What a token stands for, special ones written out; nothing for no token."""
+        if token is None:
+            return ""
+        buffer = ctypes.create_string_buffer(1024)
+        size = self._api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+        return buffer.raw[: max(size, 0)].decode("utf-8", "replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether generation stops at a token."""
+        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+
+
+@contextmanager
+def vocabulary(path: Path) -> Iterator[Vocabulary]:
+    """A file's tokenizer in llama.cpp, without its weights. Raises HubqError for a file that does not load."""
+    import llama_cpp
+
+    settings = llama_cpp.llama_model_default_params()
+    settings.vocab_only = True
+    with _model(path, settings) as model:
+        yield Vocabulary(model)
+
+
 @contextmanager
 def _llama_cpp(artifact: Artifact, source: Source) -> Iterator[Logits]:
+    import llama_cpp
+
+    with _model(artifact.path, llama_cpp.llama_model_default_params()) as model:
+        yield lambda ids, first: _decode(model, artifact.path.name, ids, first)
+
+
+@contextmanager
+def _model(path: Path, settings: Any) -> Iterator[Any]:
     import llama_cpp
 
     llama_cpp.llama_log_set(_listen, None)
     llama_cpp.llama_backend_init()
     _log.clear()
-    model = llama_cpp.llama_model_load_from_file(os.fsencode(artifact.path), llama_cpp.llama_model_default_params())
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
-        raise HubqError(f"llama.cpp cannot load {artifact.path.name}: {_reason()}", AGAIN)
+        raise HubqError(f"llama.cpp cannot load {path.name}: {_reason()}", AGAIN)
     try:
-        yield lambda ids, first: _decode(model, artifact.path.name, ids, first)
+        yield model
     finally:
         llama_cpp.llama_model_free(model)
 

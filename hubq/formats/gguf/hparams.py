@@ -73,6 +73,10 @@ def only(config: Config, key: str, *allowed: Any) -> None:
         )
 
 
+# llama.cpp's one GELU is tanh's approximation from a table in half precision; how far exact values are from it is less than that
+GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu")
+
+
 def layers(config: Config, key: str, count: int, kinds: Sequence[str]) -> list[str] | None:
     """The kind of each layer, or None where config.json does not say. Raises BadSource for another count or kind."""
     value = config.get(key)
@@ -81,6 +85,23 @@ def layers(config: Config, key: str, count: int, kinds: Sequence[str]) -> list[s
     if not isinstance(value, list) or len(value) != count or any(kind not in kinds for kind in value):
         raise BadSource(f"config.json: {key} should name one of {', '.join(kinds)} for each of {count} layers", AGAIN)
     return value
+
+
+def sliding(config: Config, count: int, every: int) -> list[bool]:
+    """Which of so many layers attend within a window: what `layer_types` says, or all but each `every`-th.
+
+    `sliding_window_pattern` in config.json goes before `every`. Raises BadSource as `layers` does.
+    """
+    kinds = layers(config, "layer_types", count, ("sliding_attention", "full_attention"))
+    if kinds is not None:
+        return [kind == "sliding_attention" for kind in kinds]
+    every = number(config, "sliding_window_pattern", every)
+    return [(layer + 1) % every != 0 for layer in range(count)]
+
+
+def unwindowed(config: Config) -> int:
+    """The context of a family whose sliding window llama.cpp leaves aside: no longer than the window, which then hides nothing."""
+    return min(number(config, "max_position_embeddings"), number(config, "sliding_window", MOST))
 
 
 def heads(config: Config) -> dict[str, int]:
@@ -261,7 +282,7 @@ def _longrope(config: Config, settings: Config, turned: int, keys: Mapping[str, 
         if not sound or not all(type(value) in (int, float) and 0 < value < 1e30 for value in values or []):
             raise BadSource(f"config.json: {name}_factor should be a list of {turned // 2} numbers", AGAIN)
         tensors.append(_factors(f"rope_factors_{name}.weight", np.array(values, np.float32)))
-    scale = longest / context
+    scale = real(settings, "factor", longest / context)
     usual = math.sqrt(1 + math.log(scale) / math.log(context)) if scale > 1 else 1.0
     keys = {
         **keys,

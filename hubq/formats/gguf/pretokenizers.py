@@ -11,6 +11,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from hubq.errors import Unsupported
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -140,30 +142,103 @@ HASHES: dict[str, tuple[str, ...]] = {
     "ufakzeka": ("653660222fb704f61cbf2b618a8ae6502b7f8b20c980f9a5de07ed78e13319cd",),
 }
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-_BYTES_ONLY = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+# What one pattern isolates after another, each in what the ones before it left. BYTES stands where text turns into bytes.
+BYTES = "bytes"
+_DIGIT, _DIGITS, _THREE_DIGITS = r"\p{N}", r"\p{N}+", r"\p{N}{1,3}"
+_THREES_FROM_THE_RIGHT = r"(?=(\d{3})+(?!\d))"
+_PUNCTUATION = r"[\p{P}!-/:-@\[-`{-~]"
+_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_NOT_LETTER = r"[^\r\n\p{L}\p{N}]?"
+_WORD = rf"{_NOT_LETTER}\p{{L}}+"
+_SPACE = r"\s+(?!\S)|\s+"
+_LINES_AND_SPACE = r"\s*[\r\n]+|" + _SPACE
+_SYMBOLS = r" ?[^\s\p{L}\p{N}]+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACE  # built into ByteLevel
+_HAN_AND_KANA = "[一-龥぀-ゟ゠-ヿ]+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _BYTES_ONLY]}
+def _cl100k(digits: str, word: str = _WORD, symbols: str = _SYMBOLS + r"[\r\n]*", space: str = _LINES_AND_SPACE) -> str:
+    """The pattern of GPT-4, Llama 3 and many after them."""
+    return rf"{_CONTRACTION}|{word}|{digits}|{symbols}|{space}"
 
 
-# pre-tokenizer name -> (tokenizer.json's `pre_tokenizer`, its model's `ignore_merges`), as llama.cpp implements the name
-SHAPES: dict[str, tuple[dict[str, Any], bool]] = {
-    "gpt-2": (_BYTES, False),
-    "smollm": ({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTES]}, False),
-    "qwen2": (_split(_CONTRACTIONS + r"|\p{N}" + _REST), False),
-    "llama-bpe": (_split(_CONTRACTIONS + r"|\p{N}{1,3}" + _REST), True),
-}
+def _cased(contraction: str, digits: str, upper: str = _UPPER, lower: str = _LOWER) -> str:
+    """Words that end before a capital letter, with a contraction at their end; the beginning of GPT-4o's pattern."""
+    start = _NOT_LETTER
+    return rf"{start}{upper}*{lower}+{contraction}|{start}{upper}+{lower}*{contraction}|{digits}|{_SYMBOLS}"
+
+
+def _deepseek(after_symbols: str) -> str:
+    word = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    return rf"{word}| ?[\p{{P}}\p{{S}}]+{after_symbols}|{_SPACE}"
+
+
+_GPT4O = _cased(f"{_CONTRACTION}?", _THREE_DIGITS) + r"[\r\n/]*|" + _LINES_AND_SPACE
+_TEKKEN = _cased("", _DIGIT) + r"[\r\n/]*|" + _LINES_AND_SPACE
+_KIMI_WORDS = _cased(f"{_CONTRACTION}?", _THREE_DIGITS, *(f"{case[:-1]}&&[^\\p{{Han}}]]" for case in (_UPPER, _LOWER)))
+_KIMI = rf"[\p{{Han}}]+|{_KIMI_WORDS}[\r\n]*|{_LINES_AND_SPACE}"
+_YOUTU = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
+_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+_LONG_SPACES = "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
+_OTHER_SCRIPTS = "[一-龥ࠀ-一가-퟿]+"
+_ALPHABETS = (
+    "[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛ"
+    "ὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ"
+    "-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]"
+)
+
+_JAIS = _cl100k(_THREE_DIGITS, space=rf"\s*[\r\n]+{_LONG_SPACES}|\s{{1}}")
+_SEED = _cl100k(r"\p{N}{1}", symbols=r" ?[^\s\p{L}\p{N}\r\n]+")
+_LING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|" + _SPACE
+_QWEN35 = _cl100k(_DIGIT, _NOT_LETTER + r"[\p{L}\p{M}]+", r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*")
+_EXAONE_WORDS = _NOT_LETTER + r"(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+"
+_EXAONE = _cl100k(_DIGIT, _EXAONE_WORDS, _SYMBOLS + r"[\r\n/]?", r"\s*[\r\n]|" + _SPACE)
+_CHAMELEON = ("<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )")
+_FULL_WIDTH = "[!-/:-~！-／：-～‘-‟\u3000-。]"
+
+# (name, patterns, the BPE's `ignore_merges`): the ways to split that llama.cpp has, each under one name. Where llama.cpp treats
+# several names alike, one of them stands for all.
+SHAPES: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("gpt-2", (_GPT2, BYTES), False),
+    ("smollm", (_DIGIT, _GPT2, BYTES), False),
+    ("falcon", (_PUNCTUATION + "+", _GPT2, BYTES, _DIGITS, "[0-9][0-9][0-9]"), False),
+    ("qwen2", (_cl100k(_DIGIT), BYTES), False),
+    ("qwen35", (_QWEN35, BYTES), False),
+    ("llama-bpe", (_cl100k(_THREE_DIGITS), BYTES), True),
+    ("smaug-bpe", (_cl100k(_THREE_DIGITS), BYTES), False),
+    ("minicpm5", (_THREE_DIGITS, _cl100k(_DIGITS), BYTES), True),
+    ("laguna", (r"[^\n]+|[\n]+", _cl100k(_DIGIT), BYTES), False),
+    ("ufakzeka", (_cl100k(_DIGIT).removeprefix(_CONTRACTION + "|"), BYTES), False),
+    ("jais-2", (_JAIS, BYTES), False),
+    ("seed-coder", (_SEED, BYTES), False),
+    ("bailingmoe", (_LING, BYTES), False),
+    ("exaone-moe", (_EXAONE, BYTES), False),
+    ("tekken", (_TEKKEN, BYTES), True),
+    ("gpt-4o", (_GPT4O, BYTES), False),
+    ("granite-embed-multi-97m", (_GPT4O, BYTES), True),
+    ("tiny_aya", (r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O, BYTES), False),
+    ("kimi-k2", (_KIMI, BYTES), False),
+    ("youtu", (_YOUTU, _GPT4O.replace(_THREE_DIGITS, _DIGIT), BYTES), True),
+    ("deepseek-v3", (_THREE_DIGITS, _HAN_AND_KANA, _deepseek(r"[\r\n]*|\s*[\r\n]+"), BYTES), False),
+    ("spark2_5", (_THREE_DIGITS, _HAN_AND_KANA, _deepseek(r"|[\r\n]"), _DIGIT, BYTES), False),
+    ("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _OTHER_SCRIPTS, _DIGIT, BYTES), False),
+    ("deepseek-llm", (r"[\r\n]", rf"\s?{_ALPHABETS}+", rf"\s?{_FULL_WIDTH}+", r"\s+$", _OTHER_SCRIPTS, _DIGIT, BYTES), False),
+    ("bloom", (_BLOOM, BYTES), False),
+    ("viking", (_BLOOM, _DIGIT, BYTES), False),
+    ("superbpe", (_DIGITS, _THREES_FROM_THE_RIGHT, BYTES), False),
+    ("chameleon", (*_CHAMELEON, _DIGIT, _PUNCTUATION, _GPT2, BYTES), False),
+)
 
 UNKNOWN_TO_LLAMA_CPP = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # settings of BPE
 
 
-def recognize(tokenizer: Tokenizer) -> str | None:
-    """The name of a tokenizer's pre-tokenizer in llama.cpp (`tokenizer.ggml.pre`), or None if it is not known here."""
+def recognize(tokenizer: Tokenizer) -> str:
+    """The name of a tokenizer's pre-tokenizer in llama.cpp (`tokenizer.ggml.pre`).
+
+    A tokenizer that composes text first (NFC) is taken for one that does not, as its models' converters do: llama.cpp gives
+    other ids to decomposed text alone. Raises Unsupported for a pre-tokenizer that is not known here.
+    """
     ids = tokenizer.encode(CHECK_TEXT).ids
     found = hashlib.sha256(str(ids).encode()).hexdigest()
     for name, hashes in HASHES.items():
@@ -171,14 +246,63 @@ def recognize(tokenizer: Tokenizer) -> str | None:
             return name
     document = json.loads(tokenizer.to_str())
     model = document["model"]
-    if document.get("normalizer") is not None or any(model.get(setting) for setting in UNKNOWN_TO_LLAMA_CPP):
-        return None
-    shape = (_plain(document.get("pre_tokenizer")), bool(model.get("ignore_merges")))
-    return next((name for name, known in SHAPES.items() if known == shape), None)
+    odd = [setting for setting in UNKNOWN_TO_LLAMA_CPP if model.get(setting)]
+    patterns, ignore_merges = _patterns(document.get("pre_tokenizer")), bool(model.get("ignore_merges"))
+    if not odd and _keeps_composed_text(document.get("normalizer")):
+        for name, known, ignores in SHAPES:
+            if (known, ignores) == (patterns, ignore_merges):
+                return name
+    parts = [_in_words(document.get(section)) for section in ("normalizer", "pre_tokenizer") if document.get(section)]
+    parts += odd + ["ignore_merges"] * ignore_merges
+    raise Unsupported(
+        "the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have, and a guess would damage the model: "
+        + ("; ".join(parts) or "it has none"),
+        "--llama-cpp DIR converts with the converter of that checkout of llama.cpp, which may know it",
+    )
 
 
-def _plain(section: Any) -> Any:
-    """A pre_tokenizer section without what does not change the split (`trim_offsets`)."""
-    if isinstance(section, dict):
-        return {key: _plain(value) for key, value in section.items() if key != "trim_offsets"}
-    return [_plain(value) for value in section] if isinstance(section, list) else section
+def _keeps_composed_text(section: Any) -> bool:
+    """Whether a normalizer section leaves text in Unicode's composed form as it is."""
+    if section is None or section["type"] == "NFC":
+        return True
+    return section["type"] == "Sequence" and all(map(_keeps_composed_text, section["normalizers"]))
+
+
+def _patterns(section: Any) -> tuple[str, ...] | None:
+    """What a pre_tokenizer section isolates, pattern by pattern, as in SHAPES; None if it does anything else."""
+    match section:
+        case {"type": "Sequence", "pretokenizers": steps}:
+            parts = [_patterns(step) for step in steps]
+            return None if None in parts else tuple(pattern for part in parts if part for pattern in part)
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+            return (_escaped(pattern),)
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True} if _takes_all(pattern):
+            return (_escaped(pattern),)
+        case {"type": "Digits", "individual_digits": one}:
+            return (_DIGIT if one else _DIGITS,)
+        case {"type": "Punctuation", "behavior": "Isolated" | "Contiguous" as behavior}:
+            return (_PUNCTUATION if behavior == "Isolated" else _PUNCTUATION + "+",)
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": splits}:
+            return (_GPT2, BYTES) if splits else (BYTES,)
+    return None
+
+
+def _escaped(pattern: str) -> str:
+    """A pattern with its line ends and tabs as escapes: tokenizers write them in either way."""
+    return pattern.replace("\r", r"\r").replace("\n", r"\n").replace("\t", r"\t")
+
+
+def _takes_all(pattern: str) -> bool:
+    """Whether a pattern leaves nothing of a text between its matches: so do those that end like GPT-4's."""
+    return r"|\p{N}" in pattern and r"| ?[^\s\p{L}\p{N}]" in pattern and pattern.endswith(r"|\s+")
+
+
+def _in_words(section: Any) -> str:
+    """A normalizer or pre_tokenizer section in a few words."""
+    for steps in ("pretokenizers", "normalizers"):
+        if steps in section:
+            return ", ".join(map(_in_words, section[steps])) or "none"
+    details = [value for key, value in section.items() if key in ("pattern", "behavior", "content")]
+    texts = [next(iter(value.values())) if isinstance(value, dict) else str(value) for value in details]
+    flags = [key for key, value in section.items() if value is True and key != "trim_offsets"]
+    return " ".join([section["type"], *(f"{text[:40]}…" if len(text) > 40 else text for text in texts), *flags])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -60,7 +61,8 @@ class Part:
 
 
 Table = Mapping[str, "str | Part | tuple[Part, ...]"]  # Hub name -> dimensions of what is kept as it is, or what becomes of it
-EXPERT = "{expert}"  # stands in Hub names for the number of an expert: all are stacked
+EXPERT = "{experts}"  # stands in Hub names for the number of an expert: all are stacked, as those of any other size in braces
+_STACKED = re.compile(r"\{(\w+)\}")
 
 
 def draw(
@@ -96,7 +98,7 @@ def draw(
             shapes |= dict.fromkeys(sources, _shape(parts[0].stored, size))
             for part in parts:
                 name = blk + part.name if part.name else _name(names, before + key)
-                tensors.append(_tensor(name, part, sources, size, EXPERT in key))
+                tensors.append(_tensor(name, part, sources, size, bool(_STACKED.search(key))))
     match(shapes, stored, ignored)
     return tensors
 
@@ -119,9 +121,9 @@ def _name(names: gguf.TensorNameMap, key: str) -> str:
 
 
 def _sources(key: str, size: Sizes) -> tuple[str, ...]:
-    if EXPERT not in key:
+    if not (match := _STACKED.search(key)):
         return (key,)
-    return tuple(key.replace(EXPERT, str(expert)) for expert in range(size["experts"]))
+    return tuple(key.replace(match[0], str(number)) for number in range(size[match[1]]))
 
 
 def _shape(dimensions: str, size: Sizes) -> tuple[int, ...]:
@@ -178,6 +180,17 @@ def unfused(which: int, of: int = 3, heads: str = "heads", head: str = "head") -
     return rows
 
 
+def grouped(which: str) -> Callable[[Sizes], np.ndarray]:
+    """The rows of "query", "key" or "value" where each key head's lie together: its query heads, itself, its value."""
+
+    def rows(size: Sizes) -> np.ndarray:
+        group = size["heads"] // size["kv_heads"]
+        of = {"query": slice(group), "key": slice(group, group + 1), "value": slice(group + 1, None)}[which]
+        return np.arange(size["query"] + 2 * size["key"]).reshape(size["kv_heads"], group + 2, -1)[:, of].reshape(-1)
+
+    return rows
+
+
 def joined(*orders: Callable[[Sizes], np.ndarray]) -> Callable[[Sizes], np.ndarray]:
     """One order after another."""
     return lambda size: np.concatenate([order(size) for order in orders])
@@ -205,7 +218,7 @@ def restore(
             if tensor.rows is None:
                 yield source, array.reshape(shape)
                 continue
-            columns = shape[1:] and (math.prod(shape[1:]),)
+            columns = shape[1:] and shape[-1:]  # as Checkpoint.read counts rows: through all matrices of a stack
             whole, filled = growing.pop(source, (np.zeros(shape, np.float32), 0))
             whole.reshape(-1, *columns)[tensor.rows] = array.reshape(-1, *columns)
             filled += len(tensor.rows)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model as GGUF keys: byte-level BPE from tokenizer.json, or SentencePiece from tokenizer.model.
+"""The tokenizer of a model as GGUF keys, from tokenizer.json or from a SentencePiece model (tokenizer.model).
 
 Special token ids, add_bos/add_eos and merges come from the gguf package's SpecialVocab.
 """
@@ -19,21 +19,35 @@ from hubq.checkpoint import AGAIN
 from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.pretokenizers import CHECK_TEXT, recognize
 from hubq.formats.gguf.spm import BPE, Model, read_model
+from hubq.formats.gguf.tokenizer import (
+    ADDED_SCORE,
+    OTHER,
+    SPACE,
+    UNUSED_SCORE,
+    Tokens,
+    added_type,
+    check_size,
+    listed,
+    spaced_bpe,
+    unigram,
+    wordpiece,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# added tokens that models use as control tokens without marking them special, as llama.cpp's converter knows them
-CONTROL = {"<pad>", "<mask>", "<2mass>", "[@BOS@]"}
-CONTROL_ENDS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark for a space
+# texts of the tokens that llama.cpp takes for the end of a turn, and of all at which it stops generating (src/llama-vocab.cpp)
+TURN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>"}
+TURN_ENDS |= {"[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>"}
+ENDS = TURN_ENDS | {"</s>", "<eos>", "[EOS]", "<|eom_id|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<turn|>"}
+ENDS |= {"<|tool_response>", "[e~["}
 
 
 @dataclass(frozen=True, slots=True)
 class Vocab:
-    """A vocabulary, one entry per id: `model` and `pre` are `tokenizer.ggml.model` and `.pre`; `scores` only for SentencePiece.
+    """A vocabulary, one entry per id: `model` and `pre` are `tokenizer.ggml.model` and `.pre`; `scores` may be empty.
 
-    `templates` are the chat templates beside the default one, by name.
+    `keys` are more keys of `tokenizer.ggml`; `templates` are the chat templates beside the default one, by name.
     """
 
     model: str
@@ -43,7 +57,7 @@ class Vocab:
     special: gguf.SpecialVocab
     templates: dict[str, str]
     scores: list[float] = field(default_factory=list)
-    space_prefix: bool | None = None
+    keys: Mapping[str, bool | bytes] = field(default_factory=dict)
 
     def write(self, writer: gguf.GGUFWriter) -> None:
         """Add the tokenizer's keys to a GGUF."""
@@ -53,8 +67,11 @@ class Vocab:
         if self.scores:
             writer.add_token_scores(self.scores)
         writer.add_token_types(self.types)
-        if self.space_prefix is not None:
-            writer.add_add_space_prefix(self.space_prefix)
+        for name, value in self.keys.items():
+            if isinstance(value, bool):
+                writer.add_bool(f"tokenizer.ggml.{name}", value)
+            else:
+                writer.add_array(f"tokenizer.ggml.{name}", value)
         self.special.add_to_gguf(writer, quiet=True)
         for name, template in self.templates.items():
             writer.add_string(gguf.Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template)
@@ -71,16 +88,18 @@ def read_vocab(folder: Path, size: int) -> Vocab:
     settings = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     tokenizer = _tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
     document = json.loads(tokenizer.to_str()) if tokenizer is not None else {}
-    if tokenizer is not None and _is_byte_level(document):
-        return _byte_level(folder, tokenizer, document, size, settings)
-    if (folder / "tokenizer.model").is_file():
-        return _sentencepiece(folder, tokenizer, size, settings)
-    if tokenizer is None:
+    original = (folder / "tokenizer.model").is_file()
+    if tokenizer is not None and not (original and document["model"]["type"] == "BPE" and not _is_byte_level(document)):
+        tokens, special = _from_tokenizer(folder, tokenizer, document, size, settings)
+    elif original:  # it says more of SentencePiece's BPE than a tokenizer.json made of it
+        tokens, special = _from_sentencepiece(folder, tokenizer, size, settings)
+    else:
         raise BadSource("there is no tokenizer: neither tokenizer.json nor tokenizer.model", AGAIN)
-    raise Unsupported(
-        "tokenizer.json is not byte-level BPE, and there is no tokenizer.model",
-        "add the SentencePiece model (tokenizer.model) that the tokenizer was made from",
-    )
+    if len(set(tokens.texts)) < size:
+        raise Unsupported("two tokens of the tokenizer have the same text, and llama.cpp loads no such vocabulary", OTHER)
+    _name_ends(folder, special, tokens)
+    templates = _templates(folder, settings, special)
+    return Vocab(tokens.model, tokens.pre, tokens.texts, tokens.types, special, templates, tokens.scores, tokens.keys)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -113,75 +132,61 @@ def _is_byte_level(document: Mapping[str, Any]) -> bool:
     return model["type"] == "BPE" and not model.get("byte_fallback") and "ByteLevel" in json.dumps(document["decoder"])
 
 
-def _byte_level(
+def _from_tokenizer(
     folder: Path, tokenizer: Tokenizer, document: Mapping[str, Any], size: int, settings: Mapping[str, Any]
-) -> Vocab:
-    pre = recognize(tokenizer)
-    if pre is None:
-        raise Unsupported(
-            "the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have, and a guess would damage the model",
-            "if llama.cpp supports it, add it to hubq/formats/gguf/pretokenizers.py",
-        )
-    if not document["model"]["merges"]:
+) -> tuple[Tokens, gguf.SpecialVocab]:
+    model = document["model"]
+    special = _special(folder, size, merges=model["type"] == "BPE")
+    if model["type"] == "BPE" and not model["merges"]:
         raise BadSource("tokenizer.json has no merges", AGAIN)
-    tokens, types = _tokens(tokenizer, size)
-    special = _special(folder, size, merges=True)
-    _say_what_is_added(special, tokenizer, settings)
-    return Vocab("gpt2", pre, tokens, types, special, _templates(folder, settings, special))
-
-
-def _say_what_is_added(special: gguf.SpecialVocab, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Whether texts begin with BOS and end with EOS; written always, as llama.cpp's default depends on the pre-tokenizer."""
-    bare, full = tokenizer.encode("a", add_special_tokens=False).ids, tokenizer.encode("a").ids
-    for name, at in (("bos", 0), ("eos", -1)):
+    if _is_byte_level(document):
+        tokens = Tokens("gpt2", recognize(tokenizer), *listed(tokenizer, size), merges=True)
+    elif model["type"] == "WordPiece":
+        tokens = wordpiece(tokenizer, document, size)
+        first, last = tokenizer.encode("").ids
+        special.special_token_ids |= {"bos": first, "sep": last, "unk": document["model"]["vocab"][model["unk_token"]]}
+    elif model["type"] == "Unigram":
+        tokens = unigram(tokenizer, document, size)
+        special.special_token_ids["unk"] = model["unk_id"]
+    elif model["type"] == "BPE" and model.get("byte_fallback"):
+        tokens = spaced_bpe(tokenizer, document, size, adds_bos=_adds(tokenizer, special, "bos", 0))
+    else:
+        raise Unsupported("the algorithm of tokenizer.json is none that llama.cpp has", OTHER)
+    if not tokens.merges:
+        special.merges = []
+    for name, at in (("bos", 0), ("eos", -1)):  # written always, as llama.cpp's default depends on the tokenizer
         if not isinstance(settings.get(f"add_{name}_token"), bool):
-            added = len(full) > len(bare) and full[at] == special.special_token_ids.get(name)
-            special.add_special_token[name] = added
+            special.add_special_token[name] = _adds(tokenizer, special, name, at)
+    return tokens, special
 
 
-def _tokens(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int]]:
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    by_id = {i: token for token, i in vocabulary.items()}
-    if len(by_id) < len(vocabulary):
-        raise BadSource("tokenizer.json gives two tokens the same id", AGAIN)
-    _check_size(max(by_id, default=-1) + 1, size)
-    added = tokenizer.get_added_tokens_decoder()
-    tokens, types = [], []
-    for i in range(size):
-        if i not in by_id:
-            tokens.append(f"[PAD{i}]")
-            types.append(int(TokenType.UNUSED))
-        else:
-            tokens.append(by_id[i])
-            types.append(_added(by_id[i], added[i].special) if i in added else int(TokenType.NORMAL))
-    return tokens, types
+def _adds(tokenizer: Tokenizer, special: gguf.SpecialVocab, name: str, at: int) -> bool:
+    """Whether the tokenizer puts the special token `name` at the first (0) or the last (-1) place of a text."""
+    bare, full = tokenizer.encode("a", add_special_tokens=False).ids, tokenizer.encode("a").ids
+    return len(full) > len(bare) and full[at] == special.special_token_ids.get(name)
 
 
-def _added(text: str, special: bool) -> int:
-    """The type of an added token: control or user-defined."""
-    control = special or text in CONTROL or any(text.startswith(a) and text.endswith(b) for a, b in CONTROL_ENDS)
-    return int(TokenType.CONTROL if control else TokenType.USER_DEFINED)
-
-
-def _sentencepiece(folder: Path, tokenizer: Tokenizer | None, size: int, settings: Mapping[str, Any]) -> Vocab:
+def _from_sentencepiece(
+    folder: Path, tokenizer: Tokenizer | None, size: int, settings: Mapping[str, Any]
+) -> tuple[Tokens, gguf.SpecialVocab]:
     model = _model(folder / "tokenizer.model", tokenizer)
-    _check_size(len(model.pieces), size)
-    tokens = [f"[PAD{i}]".encode() for i in range(size)]
-    scores, types = [-10000.0] * size, [int(TokenType.UNUSED)] * size
+    check_size(len(model.pieces), size)
+    texts = [f"[PAD{i}]".encode() for i in range(size)]
+    scores, types = [UNUSED_SCORE] * size, [int(TokenType.UNUSED)] * size
     for i, piece in enumerate(model.pieces):
-        tokens[i], scores[i], types[i] = piece.text, piece.score, piece.kind
-    for i, text, special in _added_pieces(folder, settings):
-        _check_size(i + 1, size)
-        tokens[i], scores[i], types[i] = text.encode(), -1000.0, _added(text, special)
+        texts[i], scores[i], types[i] = piece.text, piece.score, piece.kind
+    for i, text, marked in _added_pieces(folder, settings):
+        check_size(i + 1, size)
+        texts[i], scores[i], types[i] = text.encode(), ADDED_SCORE, added_type(text, marked)
     for i in range(size):  # llama.cpp looks for user-defined tokens before it marks spaces
         if types[i] == TokenType.USER_DEFINED:
-            tokens[i] = tokens[i].replace(SPACE.encode(), b" ")
-    special_vocab = _special(folder, size, merges=False)
-    special_vocab.add_special_token.setdefault("bos", True)  # what SentencePiece models do where nothing else is said
-    special_vocab.add_special_token.setdefault("eos", False)
+            texts[i] = texts[i].replace(SPACE.encode(), b" ")
+    special = _special(folder, size, merges=False)
+    special.add_special_token.setdefault("bos", True)  # what SentencePiece models do where nothing else is said
+    special.add_special_token.setdefault("eos", False)
     prefix = settings.get("add_prefix_space")
     prefix = prefix if isinstance(prefix, bool) else model.prefix
-    return Vocab("llama", "default", tokens, types, special_vocab, _templates(folder, settings, special_vocab), scores, prefix)
+    return Tokens("llama", "default", texts, types, scores, {"add_space_prefix": prefix}), special
 
 
 def _model(path: Path, tokenizer: Tokenizer | None) -> Model:
@@ -233,22 +238,43 @@ def _added_pieces(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, 
 
 def _special(folder: Path, size: int, merges: bool) -> gguf.SpecialVocab:
     try:
-        return gguf.SpecialVocab(folder, load_merges=merges, n_vocab=size)
+        special = gguf.SpecialVocab(folder, load_merges=merges, n_vocab=size)
+        special.special_token_ids.pop("cls", None)  # GGUF has no key for it: BOS stands for it
+        return special
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise BadSource(f"the special tokens of the tokenizer cannot be read: {error}", AGAIN) from None
 
 
+def _name_ends(folder: Path, special: gguf.SpecialVocab, tokens: Tokens) -> None:
+    """Name the tokens that end a generation (generation_config.json) where llama.cpp does not know them by their texts."""
+    path = folder / "generation_config.json"
+    found = _json(path).get("eos_token_id") if path.is_file() else None
+    ends = [i for i in (found if isinstance(found, list) else [found]) if type(i) is int and 0 <= i < len(tokens.texts)]
+    named = special.special_token_ids
+    if ends:
+        named.setdefault("eos", ends[0])
+    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in tokens.texts]
+    known = {named.get(name) for name in ("eos", "eot", "eom")}
+    missing = [i for i in dict.fromkeys(ends) if i not in known and texts[i] not in ENDS]
+    slots = ("eom", "eot") if TURN_ENDS & set(texts) else ("eot", "eom")  # what llama.cpp finds itself stays
+    named.update(zip([slot for slot in slots if slot not in named], missing, strict=False))
+
+
 def _templates(folder: Path, settings: Mapping[str, Any], special: gguf.SpecialVocab) -> dict[str, str]:
-    """The named chat templates, sorted; the default one goes to `special`. Files win over settings, as in transformers."""
+    """The named chat templates, sorted; the default one goes to `special`.
+
+    As in transformers, files replace the settings. chat_template.json is a processor's: it counts where there is no other.
+    """
     try:
         found = settings.get("chat_template")
-        if (folder / "chat_template.json").is_file():
-            found = _json(folder / "chat_template.json").get("chat_template", found)
-        if (folder / "chat_template.jinja").is_file():
-            found = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         named = {entry["name"]: entry["template"] for entry in found} if isinstance(found, list) else {"default": found or ""}
-        for path in (folder / "additional_chat_templates").glob("*.jinja"):
-            named[path.stem] = path.read_text(encoding="utf-8")
+        files = {path.stem: path for path in (folder / "additional_chat_templates").glob("*.jinja")}
+        if (folder / "chat_template.jinja").is_file():
+            files["default"] = folder / "chat_template.jinja"
+        if files:
+            named = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        elif (folder / "chat_template.json").is_file() and not any(named.values()):
+            named = {"default": _json(folder / "chat_template.json").get("chat_template") or ""}
         for template in named.values():
             template.encode()
         # names become parts of keys
@@ -257,8 +283,3 @@ def _templates(folder: Path, settings: Mapping[str, Any], special: gguf.SpecialV
         raise BadSource("the chat template cannot be read", "check chat_template in tokenizer_config.json") from None
     special.chat_template = templates.pop("default", None)
     return templates
-
-
-def _check_size(needed: int, size: int) -> None:
-    if needed > size:
-        raise BadSource(f"the tokenizer has {needed:,} tokens, the model's vocabulary {size:,}", AGAIN)

@@ -36,27 +36,41 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return cache(lambda name: make(VARIANTS[name], tmp_path_factory.mktemp("variant") / "Tiny"))
 
 
+def is_encoder(folder: Path) -> bool:
+    return families()[json.loads((folder / "config.json").read_text())["model_type"]].encoder
+
+
 def expected(folder: Path) -> np.ndarray:
+    """transformers' logits, or the last hidden states of an encoder."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    kind = AutoModel if is_encoder(folder) else AutoModelForCausalLM
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     with torch.inference_mode():
-        return model(torch.from_numpy(IDS)[None]).logits[0].numpy()
+        output = model(torch.from_numpy(IDS)[None])
+    return (output.last_hidden_state if is_encoder(folder) else output.logits)[0].numpy()
 
 
-def computed(path: Path) -> np.ndarray:
-    """llama.cpp's logits, without flash attention and with a cache in single precision."""
+def computed(path: Path, encoder: bool) -> np.ndarray:
+    """llama.cpp's logits, or an encoder's last hidden states, without flash attention and with a cache in single precision."""
     single, off = llama_cpp.GGML_TYPE_F32, llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     settings = {"n_ctx": POSITIONS, "n_batch": POSITIONS, "n_ubatch": POSITIONS, "type_k": single, "type_v": single}
-    model = llama_cpp.Llama(str(path), **settings, flash_attn_type=off, logits_all=True, verbose=False)
-    model.eval(IDS.tolist())
-    return np.array(model.scores[:POSITIONS])
+    settings |= {"embedding": True, "pooling_type": llama_cpp.LLAMA_POOLING_TYPE_NONE} if encoder else {"logits_all": True}
+    model = llama_cpp.Llama(str(path), **settings, flash_attn_type=off, verbose=False)
+    if not encoder:
+        model.eval(IDS.tolist())
+        return np.array(model.scores[:POSITIONS])
+    ids = (llama_cpp.llama_token * POSITIONS)(*IDS.tolist())  # the batch holds no reference to it
+    assert llama_cpp.llama_encode(model.ctx, llama_cpp.llama_batch_get_one(ids, POSITIONS)) == 0
+    hidden = llama_cpp.llama_get_embeddings(model.ctx)
+    return np.ctypeslib.as_array(hidden, (POSITIONS, model.n_embd())).copy()
 
 
 @every_variant
 def test_logits_are_those_of_transformers(name: str, made: Made, tmp_path: Path) -> None:
-    wanted, found = expected(made(name)), computed(build(made(name), tmp_path, ["F32"])["F32"].path)
+    folder = made(name)
+    wanted, found = expected(folder), computed(build(folder, tmp_path, ["F32"])["F32"].path, is_encoder(folder))
     assert wanted.std() > 0.1
     assert np.abs(found - wanted).max() < VARIANTS[name].tolerance * wanted.std()
 
@@ -66,12 +80,12 @@ def test_a_level_equals_that_of_llama_cpp_and_loads(name: str, made: Made, tmp_p
     built = build(made(name), tmp_path, ["BF16", "Q4_K_M"])
     upstream.quantize(built["BF16"].path, tmp_path / "theirs.gguf", MIXES["Q4_K_M"].file_type)
     assert_equals_llama_cpp(built["Q4_K_M"].path, tmp_path / "theirs.gguf")
-    assert np.isfinite(computed(built["Q4_K_M"].path)).all()
+    assert np.isfinite(computed(built["Q4_K_M"].path, is_encoder(made(name)))).all()
 
 
 @every_variant
 def test_the_checkpoint_comes_back(name: str, made: Made, tmp_path: Path) -> None:
-    """What the engine `weights` decodes is the checkpoint, and the reference takes it."""
+    """What the engine `weights` decodes is the checkpoint, and the reference takes it if it is a causal language model."""
     folder = made(name)
     config = read_config((folder / "config.json").read_bytes())
     files = tuple(RepoFile(path.name, path.stat().st_size) for path in folder.iterdir())
@@ -80,6 +94,8 @@ def test_the_checkpoint_comes_back(name: str, made: Made, tmp_path: Path) -> Non
     with open_checkpoint(folder, [file.path for file in files]) as checkpoint:
         for key, values in restored.items():
             np.testing.assert_allclose(values, checkpoint.read(key), rtol=0, atol=1e-6)
+    if is_encoder(folder):
+        return
     with reference.load(config, restored.items()) as logits:
         assert np.abs(logits(IDS, 0).numpy() - expected(folder)[:-1]).max() < 1e-3
 

@@ -24,13 +24,15 @@ class Family:
 
     `classes` are the names in config.json's `architectures`, `gguf` is `general.architecture`. `keys` maps a config to
     GGUF's keys and values; one that begins with "." gets the prefix `gguf`. `tensors` maps a config and the checkpoint's
-    tensors to those of the GGUF, in file order. Both raise BadSource and Unsupported.
+    tensors to those of the GGUF, in file order. Both raise BadSource and Unsupported. An `encoder` predicts no next token: what
+    it computes are the last hidden states.
     """
 
     classes: tuple[str, ...]
     gguf: str
     keys: Callable[[Mapping[str, Any]], dict[str, Any]]
     tensors: Callable[[Mapping[str, Any], Mapping[str, StoredTensor]], list[Tensor]]
+    encoder: bool = False
 
 
 @cache
