@@ -1,7 +1,8 @@
 """Activations of a model over text: for every weight, the sum of squares of each column's inputs, as llama-imatrix counts them.
 
 All matrix products with weights go through torch.nn.functional.linear, whoever calls it: a Linear, a router, or a loop over
-slices of experts that transformers keeps stacked in one parameter. There each is recognised by where its weight lies.
+slices of experts that transformers keeps stacked in one parameter; those of GPT-2, where inputs are the weight's rows, go
+through torch.addmm. There each is recognised by where its weight lies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _EXPERT = re.compile(r"(?P<experts>.+\.experts)\.(?P<number>\d+)\.(?P<part>\w+)\
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What one weight was multiplied with: sums of squares by column, float32 [experts, columns], and tokens, int64 [experts].
+    """What one weight was multiplied with: sums of squares by input, float32 [experts, inputs], and tokens, int64 [experts].
 
     A weight that a checkpoint keeps for each expert apart, and one outside mixtures, has one row.
     """
@@ -60,6 +61,8 @@ def collect(
 def _places(weights: Iterable[str], model: Any) -> dict[str, tuple[torch.Tensor, int | None]]:
     """The parameter that holds each of a checkpoint's weights, and at which expert. Raises Unsupported where there is none."""
     parameters = dict(model.named_parameters())
+    prefix = f"{model.base_model_prefix}."  # which old checkpoints lack
+    parameters |= {name.removeprefix(prefix): parameter for name, parameter in parameters.items()}
     found = {name: _place(name, parameters) for name in weights}
     if lost := [name for name, lies in found.items() if lies is None]:
         raise Unsupported(
@@ -113,12 +116,16 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.linear:
             self._see(*args[:2])
+        elif func is torch.addmm:
+            self._see(*args[1:3])
         return func(*args, **(kwargs or {}))
 
     def _see(self, inputs: torch.Tensor, weight: torch.Tensor) -> None:
         if (found := self._slices.get(weight.data_ptr())) is None:
             return
         start, expert = found
+        if self._sums[start].shape[-1] != inputs.shape[-1]:  # the weight has its inputs as rows
+            self._sums[start] = self._sums[start].new_zeros(len(self._sums[start]), inputs.shape[-1])
         if self._last[0] is not inputs:
             rows = inputs.reshape(-1, inputs.shape[-1])
             self._last = inputs, rows.square().sum(0)

@@ -27,7 +27,9 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER = 100_000_000  # as the safetensors library
 POINTER = b"version "  # how the text that stands for a large file in a git clone without Git LFS begins
-WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
+WIDTHS |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
+# those that weights may have, and their codes in numpy
 CODES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
 SCALE = "_scale_inv"
 BLOCK = 128  # rows and columns that share a scale
@@ -141,7 +143,7 @@ def _stored(path: str, name: str, entry: Any, base: int) -> StoredTensor:
         raise BadSource(f"{path} describes the tensor {name!r} in a way that the format does not allow", AGAIN)
     if dtype not in WIDTHS:
         raise Unsupported(
-            f"the tensor {name!r} in {path} is stored as {dtype}; hubq reads F32, F16, BF16 and scaled F8_E4M3",
+            f"the tensor {name!r} in {path} is stored as {dtype}, a type that hubq does not know",
             "quantize from the original, unquantized checkpoint",
         )
     if stop - start != math.prod(shape) * WIDTHS[dtype]:

@@ -16,13 +16,14 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.utils import logging
 
-from hubq.checkpoint import AGAIN, few, open_checkpoint
+from hubq.checkpoint import AGAIN, CODES, few, open_checkpoint
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Source
 
 Logits = Callable[[np.ndarray, int], torch.Tensor]
 
 WITHOUT = "update transformers, or publish without measurements: --no-eval"
+BUFFERS = ("rotary_emb.inv_freq", "attn.masked_bias")  # that old versions of transformers stored
 # settings that say how the weights were stored or by what they were written, and have no say in what is computed here
 STORAGE = {"model_type", "torch_dtype", "dtype", "transformers_version"}
 
@@ -30,8 +31,9 @@ STORAGE = {"model_type", "torch_dtype", "dtype", "transformers_version"}
 def source_weights(source: Source) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of a source under their Hub names, decoded to float32 one at a time. Raises what open_checkpoint raises."""
     with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
-        for name in checkpoint.tensors:
-            yield name, checkpoint.read(name)
+        for name, tensor in checkpoint.tensors.items():
+            if tensor.dtype in CODES:  # others are masks and positions that old versions of transformers stored
+                yield name, checkpoint.read(name)
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]])
     state = {
         name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
         for name, array in tensors
-        if not name.endswith("rotary_emb.inv_freq")  # a buffer that old versions of transformers stored
+        if not name.endswith(BUFFERS)
     }
     try:
         model, report = build.from_pretrained(

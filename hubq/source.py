@@ -45,9 +45,9 @@ def _matches(path: str, pattern: str) -> bool:
 def read_config(data: bytes) -> dict[str, Any]:
     """config.json without the keys that could load code, at any depth (see `_loads_code`).
 
-    A model that names code of its own (auto_map) is one of those that transformers knows by itself, or none that hubq converts:
-    that code is never run. Weights in 8-bit floats with scales are read as what they stand for, and so the config no longer
-    says that they are. Raises BadSource for a file that is no JSON object, Unsupported for a model quantized in another way.
+    Code that a model brings (auto_map) is never run: hubq converts only kinds of models that it knows by themselves. Weights
+    in 8-bit floats with scales are read as what they stand for, and so the config no longer says that they are. Raises
+    BadSource for a file that is no JSON object, Unsupported for a model quantized in another way.
     """
     try:
         config = _clean(json.loads(data))

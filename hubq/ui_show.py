@@ -123,8 +123,10 @@ def show_levels(levels: Iterable[Level], as_json: bool) -> None:
 def show_families(families: Mapping[str, Family], as_json: bool) -> None:
     """The table of model types, with their classes in transformers and llama.cpp's name of the architecture."""
     if as_json:
-        rows = [{"model_type": name, "classes": list(kind.classes), "architecture": kind.gguf} for name, kind in families.items()]
-        print_json({"families": rows})
+        found = [
+            {"model_type": name, "classes": list(kind.classes), "architecture": kind.gguf} for name, kind in families.items()
+        ]
+        print_json({"families": found})
         return
     table = make_table(
         ["model type", "classes", "architecture in GGUF"],

@@ -138,10 +138,10 @@ def test_a_tensor_described_wrongly_is_refused_by_name(entry: Any) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("dtype", ["F64", "I8", "U8", "I64", "BOOL", "F8_E5M2", "bf16", ""])
-def test_other_dtypes_are_refused_by_name(dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["F4", "C64", "bf16", ""])
+def test_unknown_dtypes_are_refused_by_name(dtype: str) -> None:
     with pytest.raises(
-        Unsupported, match=rf"the tensor 'a' in model\.safetensors is stored as {dtype}; hubq reads F32"
+        Unsupported, match=rf"the tensor 'a' in model\.safetensors is stored as {dtype}, a type that hubq does not know"
     ) as caught:
         header_of(packed({"a": A | {"dtype": dtype}}, 24))
     assert "unquantized" in caught.value.hint

@@ -22,14 +22,16 @@ class Variant:
     """A model of random weights: the name of its class in transformers, and settings of its config.
 
     The usual settings of `SHAPE` are there already. `rewrite` may change the tensors that transformers saves (name -> float32)
-    into what repositories of that kind hold, `config` entries of config.json; `tolerance` is the greatest difference of logits
-    allowed, in their standard deviations.
+    into what repositories of that kind hold, `config` entries of config.json; where transformers does not know that kind,
+    `original` keeps beside it what was saved. `tolerance` is the greatest difference of logits allowed, in their standard
+    deviations.
     """
 
     model: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     rewrite: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    original: bool = False
     tolerance: float = 1e-3
 
 
@@ -59,6 +61,12 @@ def variants() -> dict[str, Variant]:
     return found
 
 
+def original(folder: Path) -> Path:
+    """What transformers can load to compute what the model in `folder` should: that model, or the one that it was made from."""
+    kept = folder.with_name("Original")
+    return kept if kept.exists() else folder
+
+
 def make(variant: Variant, folder: Path) -> Path:
     """Write the model in Hub format, with random norms and biases: fresh ones are ones and zeros, which hides mistakes."""
     import torch
@@ -76,6 +84,8 @@ def make(variant: Variant, folder: Path) -> Path:
             parameter.copy_(parameter.bfloat16())  # so that a BF16 file holds the same
     folder.mkdir(parents=True, exist_ok=True)
     model.float().save_pretrained(folder)
+    if variant.original:
+        model.save_pretrained(folder.with_name("Original"))
     if variant.rewrite:
         tensors = variant.rewrite(load_file(folder / "model.safetensors"))
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

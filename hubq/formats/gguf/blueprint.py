@@ -46,7 +46,8 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
     keys = {f"{kind.gguf}{key}" if key.startswith(".") else key: value for key, value in kind.keys(config).items()}
 
     def size(key: str, default: int = 0) -> int:
-        return keys.get(f"{kind.gguf}.{key}", default)
+        value = keys.get(f"{kind.gguf}.{key}", default)
+        return value[0] if isinstance(value, list) else value  # of a list by layer llama.cpp's mixes look at the first
 
     vocab = read_vocab(folder, size("vocab_size"))
     model = Model(

@@ -73,7 +73,7 @@ def only(config: Config, key: str, *allowed: Any) -> None:
         )
 
 
-# llama.cpp's one GELU is tanh's approximation from a table in half precision; how far exact values are from it is less than that
+# llama.cpp's one GELU is tanh's approximation, from a table in half precision; the exact GELU is about as near as that
 GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu")
 
 
@@ -97,11 +97,6 @@ def sliding(config: Config, count: int, every: int) -> list[bool]:
         return [kind == "sliding_attention" for kind in kinds]
     every = number(config, "sliding_window_pattern", every)
     return [(layer + 1) % every != 0 for layer in range(count)]
-
-
-def unwindowed(config: Config) -> int:
-    """The context of a family whose sliding window llama.cpp leaves aside: no longer than the window, which then hides nothing."""
-    return min(number(config, "max_position_embeddings"), number(config, "sliding_window", MOST))
 
 
 def heads(config: Config) -> dict[str, int]:
@@ -157,6 +152,7 @@ def common(size: Mapping[str, int], config: Config) -> dict[str, Any]:
 # the kinds of scaling in transformers -> the settings that each needs
 ROPE: dict[str, tuple[str, ...]] = {
     "default": (),
+    "dynamic": (),  # the default one as far as the context reaches, which is as far as llama.cpp computes it
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": ("factor",),

@@ -209,7 +209,8 @@ class _Legacy:
 
 def collected(tensor: Tensor) -> bool:
     """Whether llama-imatrix collects for a tensor: those of blocks that are multiplied, not embeddings, nor the output."""
-    return tensor.name.startswith("blk.") and tensor.name.endswith(".weight") and len(tensor.shape) > 1 and bool(tensor.sources)
+    matrix = len(tensor.shape) > 1 and tensor.name.endswith(".weight") and not tensor.name.endswith("_norm.weight")
+    return matrix and tensor.name.startswith("blk.") and bool(tensor.sources)
 
 
 def weights(tensors: Iterable[Tensor]) -> list[str]:

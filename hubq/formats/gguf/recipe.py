@@ -99,7 +99,7 @@ CATEGORIES = {
 }
 
 # parts of names of matrices that stay in 32 bits: norms and the routers of mixtures
-KEPT = ("_norm.weight", "ffn_gate_inp.weight")
+KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight", "shortconv.conv.weight")
 
 # a row whose length the type's block does not divide is stored in this type instead, and where that does not fit either, or
 # the block is as small as 32, in F16

@@ -11,7 +11,7 @@ from importlib import metadata
 import gguf
 import numpy as np
 
-from hubq.checkpoint import AGAIN, StoredTensor, few
+from hubq.checkpoint import AGAIN, CODES, StoredTensor, few
 from hubq.errors import BadSource, Unsupported
 
 Sizes = Mapping[str, int]
@@ -145,7 +145,7 @@ def match(
 ) -> None:
     """Hold a checkpoint against the tensors that its config calls for, but for `ignored` ones.
 
-    Raises BadSource naming what is missing, superfluous or misshapen.
+    Raises BadSource naming what is missing, superfluous or misshapen, Unsupported for weights of an unreadable type.
     """
     if missing := [name for name in shapes if name not in stored]:
         raise BadSource(f"the checkpoint lacks tensors that config.json calls for: {few(missing)}", AGAIN)
@@ -155,6 +155,11 @@ def match(
             "hubq drops no tensor silently; if the model is of another family, fix `architectures` in config.json",
         )
     for name, shape in shapes.items():
+        if stored[name].dtype not in CODES:
+            raise Unsupported(
+                f"the tensor {name!r} is stored as {stored[name].dtype}; hubq reads F32, F16, BF16 and F8_E4M3 with scales",
+                "quantize from the original, unquantized checkpoint",
+            )
         if stored[name].shape != shape:
             raise BadSource(f"the tensor {name!r} is {list(stored[name].shape)}, config.json makes it {list(shape)}", AGAIN)
 

@@ -237,7 +237,8 @@ def _read(slab: _Slab, checkpoint: Checkpoint) -> np.ndarray:
         values = checkpoint.read(slab.source, order, slice(slab.start, slab.stop)).T
     else:
         # a vector is one row of the file, but its entries are the checkpoint's rows
-        part = slice(matrix * rows + slab.start, matrix * rows + slab.stop) if len(tensor.shape) > 1 else slice(None)
+        is_vector = len(checkpoint.tensors[slab.source].shape) == 1
+        part = slice(None) if is_vector else slice(matrix * rows + slab.start, matrix * rows + slab.stop)
         values = checkpoint.read(slab.source, part if tensor.rows is None else tensor.rows[part])
     values = values + np.float32(tensor.plus) if tensor.plus else values
     return np.ascontiguousarray(values).reshape(-1, columns)

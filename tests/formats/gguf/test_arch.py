@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,15 @@ def test_tensors_that_do_not_fit_the_config(changes: dict[str, Any], message: st
     with pytest.raises(BadSource, match=message) as caught:
         llama.tensors(CONFIG, stored(CONFIG, **changes))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("dtype", ["F64", "I8", "U8", "I64", "BOOL", "F8_E5M2"])
+def test_weights_of_other_types_are_refused_by_name(dtype: str) -> None:
+    tensors = stored(CONFIG)
+    tensors["model.norm.weight"] = replace(tensors["model.norm.weight"], dtype=dtype)
+    with pytest.raises(Unsupported, match=rf"'model\.norm\.weight' is stored as {dtype}; hubq reads F32, F16, BF16") as caught:
+        llama.tensors(CONFIG, tensors)
+    assert "unquantized" in caught.value.hint
 
 
 def test_every_missing_tensor_is_counted() -> None:
