@@ -136,24 +136,20 @@ def _from_tokenizer(
     folder: Path, tokenizer: Tokenizer, document: Mapping[str, Any], size: int, settings: Mapping[str, Any]
 ) -> tuple[Tokens, gguf.SpecialVocab]:
     model = document["model"]
-    special = _special(folder, size, merges=model["type"] == "BPE")
     if model["type"] == "BPE" and not model["merges"]:
         raise BadSource("tokenizer.json has no merges", AGAIN)
     if _is_byte_level(document):
         tokens = Tokens("gpt2", recognize(tokenizer), *listed(tokenizer, size), merges=True)
+    elif model["type"] == "BPE" and model.get("byte_fallback"):
+        tokens = spaced_bpe(tokenizer, document, size)
     elif model["type"] == "WordPiece":
         tokens = wordpiece(tokenizer, document, size)
-        first, last = tokenizer.encode("").ids
-        special.special_token_ids |= {"bos": first, "sep": last, "unk": document["model"]["vocab"][model["unk_token"]]}
     elif model["type"] == "Unigram":
         tokens = unigram(tokenizer, document, size)
-        special.special_token_ids["unk"] = model["unk_id"]
-    elif model["type"] == "BPE" and model.get("byte_fallback"):
-        tokens = spaced_bpe(tokenizer, document, size, adds_bos=_adds(tokenizer, special, "bos", 0))
     else:
         raise Unsupported("the algorithm of tokenizer.json is none that llama.cpp has", OTHER)
-    if not tokens.merges:
-        special.merges = []
+    special = _special(folder, size, tokens.merges)
+    special.special_token_ids |= tokens.special
     for name, at in (("bos", 0), ("eos", -1)):  # written always, as llama.cpp's default depends on the tokenizer
         if not isinstance(settings.get(f"add_{name}_token"), bool):
             special.add_special_token[name] = _adds(tokenizer, special, name, at)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hubq.errors import BadSource, HubqError, Unsupported
-from hubq.formats.gguf.pretokenizers import HASHES, SHAPES, recognize
+from hubq.formats.gguf.probe import PROBE
 from hubq.formats.gguf.vocab import Vocab, read_vocab
-
-PROBE = """The quick brown fox isn't lazy: it's 12345 days old, and I'LL say we've ('RE) seen 3.14159 of 1,000,000 foxes!!!
-Größe, naïve façade, Ελληνικά, Кириллица, עברית, العربية, हिन्दी, ไทย, 我想在 apple 工作 1314151 天, こんにちは, 한국어 ～
-def f(x):\n\tif x  >= 10:\n        return {"a": [x**2, -1e-9]}  # comment\n\n\n\r\n  \t\t mixed \u00a0 spaces \u2003 end
-🚀🦙 👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301 \ufeff \u200b ﬁ Ⅷ ½ ٣٤٥ x₁² ''''``"" ... ---===>>> $€ http://a.b/c?d=e&f=%20 \\n   \n   """
 
 
 def file(folder: Path, out: Path) -> Path:
@@ -113,59 +106,6 @@ def test_a_model_with_a_tiny_tokenizer_gets_its_ids(tmp_path: Path) -> None:
     path = build(folder, tmp_path / "out", ["F16"])["F16"].path
     text = f"<|user|>{PROBE}<|end|><|end|> a<|user|> b"
     assert upstream.token_ids(path, text, special=True) == ids(folder, text)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_shape_has_the_name_under_which_llama_cpp_splits_so(name: str, folder: Path, out: Path) -> None:
-    """The merges are trained on the unsplit probe, so they cross whatever a split lets them cross."""
-    from tokenizers import Tokenizer, pre_tokenizers, trainers
-
-    section, ignore_merges = SHAPES[name]
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    lines = [part for size in (5, 9, 40) for part in re.findall(rf"(?s).{{1,{size}}}", PROBE)]
-    tokenizer.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = json.dumps(section).replace('"use_regex"', '"trim_offsets": true, "use_regex"')
-    change(folder, pre_tokenizer=json.loads(settings), model={"ignore_merges": ignore_merges})
-    assert keys(folder, out)["ggml.pre"] == name
-    expected = ids(folder, PROBE)
-    assert upstream.token_ids(out, PROBE) == expected
-    for other in set(SHAPES) - {name}:  # no other name would do
-        wrong = written(replace(read_vocab(folder, 1024), pre=other), out.with_name(f"{other}.gguf"))
-        assert upstream.token_ids(wrong, PROBE) != expected, other
-
-
-def test_a_hash_names_one_pre_tokenizer() -> None:
-    """Two names may share a hash only where llama.cpp treats them alike."""
-    names: dict[str, set[str]] = {}
-    for name, hashes in HASHES.items():
-        for found in hashes:
-            assert len(found) == 64
-            names.setdefault(found, set()).add(name)
-    assert [shared for shared in names.values() if len(shared) > 1] == [{"jina-v2-en", "bert-bge"}, {"mpt", "olmo"}]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}},
-        {"pre_tokenizer": {"type": "Whitespace"}},
-        {"pre_tokenizer": None},
-        {"normalizer": {"type": "NFC"}},
-        {"normalizer": {"type": "Lowercase"}},
-        {"model": {"ignore_merges": True}},
-        {"model": {"dropout": 0.1}},
-        {"model": {"end_of_word_suffix": "</w>"}},
-    ],
-    ids=lambda changes: json.dumps(changes)[:60],
-)
-def test_any_other_way_of_splitting_is_refused(folder: Path, changes: dict[str, Any]) -> None:
-    change(folder, **changes)
-    error = refused(folder, Unsupported, "the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have")
-    assert "pretokenizers.py" in error.hint
 
 
 def test_a_panic_of_the_library_is_no_traceback(folder: Path) -> None:
@@ -289,13 +229,35 @@ def test_a_vocabulary_without_room_to_spare(folder: Path) -> None:
 
 def test_a_chat_template_beside_the_settings_wins(folder: Path, out: Path) -> None:
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "from json"}))
-    assert keys(folder, out)["chat_template"] == "from json"
+    assert keys(folder, out)["chat_template"].startswith("{% for m in messages %}")
     (folder / "chat_template.jinja").write_text("from jinja ⟶ {{ messages }}\n", encoding="utf-8")
     assert keys(folder, out)["chat_template"] == "from jinja ⟶ {{ messages }}\n"
     configure(folder, chat_template=None)
     assert keys(folder, out)["chat_template"] == "from jinja ⟶ {{ messages }}\n"
     (folder / "tokenizer_config.json").unlink()
     assert keys(folder, out)["chat_template"] == "from jinja ⟶ {{ messages }}\n"
+    (folder / "chat_template.jinja").unlink()
+    assert keys(folder, out)["chat_template"] == "from json"
+
+
+LIST = [{"name": "default", "template": "listed"}, {"name": "tool_use", "template": "listed tools"}]
+
+
+@pytest.mark.parametrize("settings", [None, "set", LIST], ids=["none", "one", "several"])
+@pytest.mark.parametrize("beside", [[], ["chat_template.jinja"], ["rag.jinja"], ["chat_template.jinja", "rag.jinja"]], ids=str)
+def test_chat_templates_are_those_of_transformers(folder: Path, out: Path, settings: Any, beside: list[str]) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    configure(folder, chat_template=settings)
+    for name in beside:
+        path = folder / name if name == "chat_template.jinja" else folder / "additional_chat_templates" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"from {name}")
+    expected = PreTrainedTokenizerFast.from_pretrained(folder).chat_template
+    expected = expected if isinstance(expected, dict) else {"default": expected} if expected else {}
+    found = keys(folder, out)
+    names = [name for name in ("default", *found.get("chat_templates", [])) if name != "default" or "chat_template" in found]
+    assert {name: found["chat_template" + f".{name}" * (name != "default")] for name in names} == expected
 
 
 def test_no_chat_template(folder: Path, out: Path) -> None:
@@ -306,12 +268,10 @@ def test_no_chat_template(folder: Path, out: Path) -> None:
 def test_named_chat_templates(folder: Path, out: Path) -> None:
     names = ["tool_use", "default", "rag", "a-b"]
     configure(folder, chat_template=[{"name": name, "template": f"as {name}"} for name in names])
-    (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "extra.jinja").write_text("as extra")
     found = keys(folder, out)
     assert found["chat_template"] == "as default"
-    assert found["chat_templates"] == ["a_b", "extra", "rag", "tool_use"]
-    expected = {"a_b": "as a-b", "extra": "as extra", "rag": "as rag", "tool_use": "as tool_use"}
+    assert found["chat_templates"] == ["a_b", "rag", "tool_use"]
+    expected = {"a_b": "as a-b", "rag": "as rag", "tool_use": "as tool_use"}
     assert {name: found[f"chat_template.{name}"] for name in expected} == expected
 
 
@@ -419,31 +379,74 @@ def test_an_id_that_nobody_could_hold(folder: Path) -> None:
     refused(folder, BadSource, r"the tokenizer has 4,294,967,296 tokens")
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]], "byte_fallback": False},
-        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
-        {
-            "type": "WordPiece",
-            "vocab": {"a": 0},
-            "unk_token": "a",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 9,
-        },
-    ],
-    ids=lambda model: model["type"],
-)
-def test_other_kinds_of_tokenizer(folder: Path, model: dict[str, Any]) -> None:
-    document = json.loads((folder / "tokenizer.json").read_text()) | {"model": model, "added_tokens": []}
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-    error = refused(folder, Unsupported, r"tokenizer\.json is not byte-level BPE, and there is no tokenizer\.model")
-    assert "tokenizer.model" in error.hint
+def test_an_algorithm_that_llama_cpp_lacks(folder: Path) -> None:
+    change(folder, model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, added_tokens=[])
+    refused(folder, Unsupported, r"the algorithm of tokenizer\.json is none that llama\.cpp has")
 
 
-def test_bpe_with_byte_fallback_needs_its_sentencepiece_model(folder: Path) -> None:
-    change(folder, model={"byte_fallback": True})
-    refused(folder, Unsupported, r"tokenizer\.json is not byte-level BPE, and there is no tokenizer\.model")
+def test_bpe_without_bytes(folder: Path) -> None:
+    change(folder, decoder=None)
+    refused(folder, Unsupported, r"the algorithm of tokenizer\.json is none that llama\.cpp has")
+
+
+def test_two_tokens_of_one_text(folder: Path, out: Path) -> None:
+    from tokenizers import AddedToken
+
+    assert keys(folder, out)["ggml.tokens"][600] == "[PAD600]"
+    add(folder, AddedToken("[PAD600]", special=False))
+    refused(folder, Unsupported, "two tokens of the tokenizer have the same text")
+
+
+# --- ends of generation ---
+
+
+def ends(path: Path) -> set[int]:
+    """The ids at which llama.cpp stops generating."""
+    import llama_cpp
+
+    upstream.token_ids(path, "")
+    model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    vocab = llama_cpp.llama_model_get_vocab(model.model)
+    return {i for i in range(model.n_vocab()) if llama_cpp.llama_vocab_is_eog(vocab, i)}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_generation_ends_where_its_configuration_says(folder: Path, out: Path, known: bool) -> None:
+    from tokenizers import AddedToken
+
+    if not known:  # no token is an end of turn by its text
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_text((folder / name).read_text().replace("<|end|>", "<other>"))
+    add(folder, *(AddedToken(text, special=True) for text in ("</s>", "<stop>", "<turn_over>")))
+    configure(folder, eos_token="<|user|>")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 512, 513, 514, 5000, "x"]}))
+    found = keys(folder, out)
+    assert found["ggml.eos_token_id"] == 1
+    slots = ("ggml.eom_token_id", "ggml.eot_token_id") if known else ("ggml.eot_token_id", "ggml.eom_token_id")
+    assert [found[slot] for slot in slots] == [513, 514]
+    assert ends(out) == {1, 512, 513, 514} | ({0} if known else set())
+
+
+def test_llama_cpp_knows_its_ends_by_their_texts(folder: Path, out: Path) -> None:
+    from tokenizers import AddedToken
+
+    from hubq.formats.gguf.vocab import ENDS, TURN_ENDS
+
+    texts = sorted(ENDS - {"<|end|>", "<|tool_response>"})
+    add(folder, *(AddedToken(text, special=True) for text in texts))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(512, 512 + len(texts)))}))
+    found = keys(folder, out)
+    assert "ggml.eot_token_id" not in found and "ggml.eom_token_id" not in found
+    assert ends(out) >= set(range(512, 512 + len(texts)))
+    assert TURN_ENDS < ENDS
+
+
+def test_the_end_of_a_text_is_the_first_end_of_generation(folder: Path, out: Path) -> None:
+    configure(folder, eos_token=None)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 300}))
+    assert keys(folder, out)["ggml.eos_token_id"] == 300
+    (folder / "generation_config.json").write_text("[")
+    refused(folder, BadSource, r"generation_config\.json cannot be read")
 
 
 # --- SentencePiece ---
@@ -606,7 +609,7 @@ def test_a_tokenizer_json_without_the_space_in_front(trained: Callable[..., Path
 
 
 def test_two_tokenizers_that_differ_are_refused(trained: Callable[..., Path]) -> None:
-    folder, other = trained(), trained(vocab_size=400)
+    folder, other = trained(), trained(vocab_size=500)
     converted(other)
     shutil.copy(other / "tokenizer.json", folder)
     refused(folder, Unsupported, r"tokenizer\.json and tokenizer\.model split text in different ways")
@@ -752,7 +755,288 @@ def test_no_post_processor_ends_in_another_error(folder: Path, processor: Any, k
     allowed(folder)
 
 
-def test_recognize_is_what_the_file_says(smollm2: Path) -> None:
+# --- SentencePiece's BPE in tokenizer.json ---
+
+
+def alone(folder: Path, normalizer: Any = ..., pre_tokenizer: Any = None) -> Path:
+    """Leave nothing of a SentencePiece model but the tokenizer.json made of it."""
+    converted(folder)
+    (folder / "tokenizer.model").unlink()
+    template = {"id": "<s>", "type_id": 0}, {"id": "A", "type_id": 0}, {"id": "B", "type_id": 1}
+    begin, first, second = ({kind: part} for kind, part in zip(("SpecialToken", "Sequence", "Sequence"), template, strict=True))
+    special = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    processor = {"type": "TemplateProcessing", "single": [begin, first], "pair": [begin, first, second]}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": i, "content": text, **flags} for i, text in enumerate(("<unk>", "<s>", "</s>"))]
+    change(folder, post_processor=processor | {"special_tokens": special}, added_tokens=added)
+    if normalizer is not ...:
+        change(folder, normalizer=normalizer, pre_tokenizer=pre_tokenizer)
+    configure(folder, bos_token="<s>", eos_token="</s>")
+    return folder
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+
+
+def metaspace(scheme: str, split: bool) -> dict[str, Any]:
+    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split}
+
+
+WAYS = [(..., None, True), (REPLACE, None, False), (REPLACE, SPLIT, False)]
+WAYS += [(None, metaspace(scheme, False), scheme != "never") for scheme in ("always", "first", "never")]
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer", "prefix"), WAYS, ids=["llama", "plain", "gemma", "all", "first", "never"]
+)
+def test_bpe_with_byte_fallback(
+    trained: Callable[..., Path], out: Path, normalizer: Any, pre_tokenizer: Any, prefix: bool
+) -> None:
+    folder = trained(vocab_size=800)
+    original = keys(folder, out)
+    found = keys(alone(folder, normalizer, pre_tokenizer), out)
+    assert (found["ggml.model"], found["ggml.pre"], found["ggml.add_space_prefix"]) == ("llama", "default", prefix)
+    assert (found["ggml.add_bos_token"], found["ggml.add_eos_token"]) == (True, False)
+    assert found["ggml.tokens"] == original["ggml.tokens"] and "ggml.merges" not in found
+    assert found["ggml.scores"][3:] == original["ggml.scores"][3:]
+    assert found["ggml.token_type"][1:] == original["ggml.token_type"][1:]
+    for text in TEXTS if pre_tokenizer in (None, SPLIT) or not prefix else (PROBE, "x  y   z    "):
+        assert upstream.token_ids(out, text) == ids(folder, text)
+
+
+def test_scores_follow_the_merges_and_not_the_ids(trained: Callable[..., Path], out: Path) -> None:
+    folder = alone(trained(vocab_size=800))
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    change(folder, model={"vocab": {token: i if i < 259 else len(vocab) + 258 - i for token, i in vocab.items()}})
+    file(folder, out)
+    assert upstream.token_ids(out, PROBE) == ids(folder, PROBE)
+
+
+def trained_bpe(folder: Path) -> None:
+    """Write a BPE with byte_fallback that was trained as such: of the ways to make a token, its merges know one."""
+    from pydoc_data.topics import topics
+
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    lines = [
+        line[i : i + 12] for name in sorted(topics)[:40] for line in topics[name].split("\n") for i in range(0, len(line), 12)
+    ]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([*lines, "\n", "\n\n", "\n\n"] * 2, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B:1", special_tokens=[("<bos>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    change(folder, added_tokens=json.loads(tokenizer.to_str())["added_tokens"][:4])
+    configure(folder, bos_token="<bos>", eos_token="<eos>")
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a\n\n\n\nb\n c"], ids=lambda text: repr(text[:9]))
+def test_merges_of_no_sentencepiece_model_stay_merges(tmp_path: Path, out: Path, text: str) -> None:
+    trained_bpe(tmp_path)
+    found = keys(tmp_path, out)
+    assert found["ggml.model"] == "gemma4" and len(found["ggml.merges"]) > 500
+    assert upstream.token_ids(out, text) == ids(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE]}},
+        {"post_processor": None},
+    ],
+    ids=["space in front", "no BOS"],
+)
+def test_merges_of_no_sentencepiece_model_where_llama_cpp_lacks_the_rest(tmp_path: Path, changes: dict[str, Any]) -> None:
+    trained_bpe(tmp_path)
+    change(tmp_path, **changes)
+    refused(tmp_path, Unsupported, "the merges of tokenizer.json are not those of a SentencePiece model")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": None},
+        {"normalizer": {"type": "Sequence", "normalizers": [REPLACE, {"type": "NFKC"}]}},
+        {"pre_tokenizer": metaspace("always", True), "normalizer": None},
+        {"model": {"ignore_merges": True}},
+    ],
+    ids=lambda changes: json.dumps(changes)[:60],
+)
+def test_bpe_with_byte_fallback_that_treats_text_otherwise(trained: Callable[..., Path], changes: dict[str, Any]) -> None:
+    folder = alone(trained())
+    change(folder, **changes)
+    refused(
+        folder, Unsupported, r"tokenizer\.json is BPE with byte_fallback, but treats text in a way that llama\.cpp does not"
+    )
+
+
+# --- WordPiece ---
+
+
+def bert(folder: Path, lowercase: bool, strip_accents: bool | None = None) -> Path:
+    """Train a WordPiece tokenizer like BERT's on Python's manual and the probe."""
+    from pydoc_data.topics import topics
+
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=1000, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([*(topics[name] for name in sorted(topics)[:40]), PROBE], trainer)
+    pair, ends = "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=ends)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    configure(folder, **{f"{name}_token": special[i] for name, i in names.items()})
+    return folder
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_wordpiece(tmp_path: Path, out: Path, lowercase: bool) -> None:
+    import llama_cpp
     from tokenizers import Tokenizer
 
-    assert recognize(Tokenizer.from_file(str(smollm2 / "tokenizer.json"))) == "smollm"
+    folder = bert(tmp_path, lowercase)
+    found = keys(folder, out)
+    assert (found["ggml.model"], found["ggml.normalizer.lowercase"]) == ("bert", lowercase)
+    assert "ggml.normalizer.strip_accents" not in found and "ggml.scores" not in found
+    names = ("padding", "unknown", "bos", "seperator", "mask", "eos")
+    assert [found[f"ggml.{name}_token_id"] for name in names] == [0, 1, 2, 3, 4, 3]
+    # where BERT strips accents, llama.cpp strips vowels of Indic and Korean letters too
+    text = (
+        PROBE
+        if not lowercase
+        else "".join(part for part in PROBE if not "\u0900" <= part <= "\u0dff" and not "가" <= part <= "힣")
+    )
+    expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    upstream.token_ids(out, "")
+    model = llama_cpp.Llama(str(out), vocab_only=True, verbose=False)
+    assert model.tokenize(text.encode(), add_bos=True) == expected
+    for text in ("UPPER [MASK] Größe☃☃ ☃", "a" * 99 + " " + "12", "##x x##x #"):
+        assert upstream.token_ids(out, text, special=True) == ids(folder, text)
+
+
+def test_wordpiece_that_keeps_accents(tmp_path: Path, out: Path) -> None:
+    folder = bert(tmp_path, lowercase=True, strip_accents=False)
+    assert keys(folder, out)["ggml.normalizer.strip_accents"] is False
+    text = PROBE.replace("İ", "I")  # one letter for llama.cpp, two for BERT
+    assert upstream.token_ids(out, text) == ids(folder, text)
+
+
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalizer": None},
+        {"normalizer": BERT | {"clean_text": False}},
+        {"normalizer": BERT | {"handle_chinese_chars": False}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"post_processor": None},
+        {"model": {"continuing_subword_prefix": "@@"}},
+        {"model": {"unk_token": "<unk>"}},
+    ],
+    ids=lambda changes: json.dumps(changes)[:60],
+)
+def test_wordpiece_that_treats_text_otherwise(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = bert(tmp_path, lowercase=True)
+    change(folder, **changes)
+    refused(folder, HubqError, r"tokenizer\.json is WordPiece, but treats text in another way|tokenizer\.json cannot be read")
+
+
+# --- Unigram ---
+
+STRIP = {"type": "Strip", "strip_left": False, "strip_right": True}
+SPACES = [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": content} for content in (" ", "▁")]
+WHITE = {"type": "WhitespaceSplit"}
+
+
+def unigram(trained: Callable[..., Path], normalizers: list[Any], pre_tokenizers: list[Any], table: bool = True) -> Path:
+    """A tokenizer.json as transformers makes it of a SentencePiece Unigram model."""
+    import base64
+
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+    from tokenizers import Tokenizer, models, processors
+
+    changes = {"byte_fallback": False, "normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True}
+    folder = trained(model_type="unigram", vocab_size=800, **changes)
+    processor, model = SentencePieceProcessor(str(folder / "tokenizer.model")), sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((folder / "tokenizer.model").read_bytes())
+    (folder / "tokenizer.model").unlink()
+    pieces = [(processor.IdToPiece(i), processor.GetScore(i)) for i in range(processor.vocab_size())]
+    tokenizer = Tokenizer(models.Unigram(pieces, 0, False))
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>", "<mask>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    steps = [{"type": "Precompiled", "precompiled_charsmap": charsmap}] * table + normalizers
+    change(
+        folder,
+        normalizer={"type": "Sequence", "normalizers": steps},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": pre_tokenizers},
+    )
+    configure(folder, eos_token="</s>", unk_token="<unk>", mask_token="<mask>")
+    return folder
+
+
+META = metaspace("always", True)
+
+
+@pytest.mark.parametrize(
+    ("normalizers", "pre_tokenizers"),
+    [([], [WHITE, META]), ([STRIP, SPACES[0]], [META]), ([STRIP, SPACES[1]], [WHITE, META]), ([SPACES[0]], [META])],
+    ids=["words", "trimmed", "both", "one space"],
+)
+def test_unigram(trained: Callable[..., Path], out: Path, normalizers: list[Any], pre_tokenizers: list[Any]) -> None:
+    folder = unigram(trained, normalizers, pre_tokenizers)
+    found = keys(folder, out)
+    assert (found["ggml.model"], found["ggml.pre"]) == ("t5", "default")
+    assert (found["ggml.eos_token_id"], found["ggml.unknown_token_id"]) == (2, 0)
+    assert (found["ggml.add_bos_token"], found["ggml.add_eos_token"]) == (False, True)
+    assert found["ggml.add_space_prefix"] is True and found["ggml.remove_extra_whitespaces"] is True
+    assert found["ggml.token_type"][:3] == [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
+    size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    assert found["ggml.scores"][size:] == [-1000.0] + [-10000.0] * (1023 - size)
+    texts = [PROBE, *TEXTS, " ☃☃ ☃ x ☃", "a  <mask>  b<mask>c"]
+    if STRIP not in normalizers and WHITE not in pre_tokenizers:  # such a tokenizer sees a space at the end of a text
+        texts = [PROBE.rstrip(), " leading", "  two", "x  y   z", " ☃☃ ☃ x ☃"]
+    for text in texts:
+        assert upstream.token_ids(out, text, special=True) == ids(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("normalizers", "pre_tokenizers", "table"),
+    [
+        ([], [META], True),
+        ([STRIP], [META], True),
+        ([], [WHITE], True),
+        ([], [WHITE, META], False),
+        ([{"type": "Lowercase"}, SPACES[0]], [META], True),
+        ([], [WHITE, metaspace("never", True)], True),
+    ],
+)
+def test_unigram_that_treats_text_otherwise(
+    trained: Callable[..., Path], normalizers: list[Any], pre_tokenizers: list[Any], table: bool
+) -> None:
+    folder = unigram(trained, normalizers, pre_tokenizers, table)
+    refused(folder, Unsupported, r"tokenizer\.json is Unigram, but treats text in another way than llama\.cpp does")
+
+
+def test_unigram_with_pieces_of_two_words(trained: Callable[..., Path]) -> None:
+    folder = unigram(trained, [], [WHITE, META])
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["vocab"][500][0] = "▁of▁the"
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    refused(folder, Unsupported, r"tokenizer\.json is Unigram, but treats text in another way than llama\.cpp does")
