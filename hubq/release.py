@@ -346,7 +346,7 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     """The files' logits held against the source's on a few windows of a short text, or why they are not."""
     from hubq import text
 
-    module, probe = planned.format, planned.format.probe(job.source)
+    module, probe = planned.format, planned.format.probe_text(job.source)
     if not probe or module.RUNTIME not in module.engines():
         return (), ""
     if 4 * planned.weights > _memory():

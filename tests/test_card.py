@@ -13,7 +13,7 @@ import yaml
 from hubq import card
 from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.run_it import usage
-from hubq.nouns import Artifact, Estimate, EvalSet, Measurement, Release
+from hubq.nouns import Artifact, Check, Estimate, EvalSet, Measurement, Release
 
 WEIGHTS = 134_515_008
 SECRET = Path("/home/someone/.cache/hubq/1f2e")
@@ -100,6 +100,10 @@ def make(levels=THREE, engines=("weights", "llama.cpp"), **changes) -> Release:
         versions={"hubq": "0.1.0", "gguf": "0.19.0", "transformers": "5.17.0"},
         machine="2 cores, x86_64",
         command="hubq publish HuggingFaceTB/SmolLM2-135M-Instruct@12fd25f --levels q8_0,q5_k_m,q4_k_m",
+        checks=(
+            Check("gguf:Q8_0", "chat template", "passed", "byte-equal"),
+            Check("gguf:Q8_0", "logits", "not checked", "why"),
+        ),
     )
     return replace(release, **changes)
 
@@ -136,6 +140,7 @@ def hostile() -> Release:
         versions={HOSTILE: HOSTILE},
         machine=HOSTILE,
         command=HOSTILE,
+        checks=tuple(replace(check, name=HOSTILE, detail=HOSTILE) for check in release.checks),
     )
 
 
@@ -395,7 +400,9 @@ def test_numbers_that_are_not_finite_read_back():
 
 def test_release_json_has_a_fixed_order():
     data = json.loads(card.release_json(make()))
-    order = "schema source architecture weights target card files evalset measurements versions machine command imatrices"
+    order = (
+        "schema source architecture weights target card files evalset measurements versions machine command imatrices checks"
+    )
     assert list(data) == order.split()
     shuffled = replace(make(), versions={"transformers": "5.17.0", "hubq": "0.1.0", "gguf": "0.19.0"})
     assert card.release_json(shuffled) == card.release_json(make())
@@ -436,6 +443,40 @@ def test_a_damaged_release_json_is_named(data, problem):
 def test_another_schema_is_unsupported():
     with pytest.raises(Unsupported, match="schema 3"):
         card.read_record(damaged("schema", 3))
+
+
+def test_what_was_checked_is_listed_with_its_levels():
+    ids, template = ("token ids", "passed", "equal"), ("chat template", "not checked", "no_llama")
+    checks = tuple(Check(f"gguf:{level}", *found) for level in ("Q8_0", "Q4_K_M") for found in (ids, template))
+    checks += (Check("gguf:Q5_K_M", "token ids", "passed", "other"),)
+    text = section(card.readme(make(checks=checks), ""), "Checked")
+    assert [line for line in text.splitlines() if line.startswith("- ")] == [
+        "- token ids (Q8\\_0, Q4\\_K\\_M): passed; equal.",
+        "- token ids (Q5\\_K\\_M): passed; other.",
+        "- chat template (Q8\\_0, Q4\\_K\\_M): not checked; no\\_llama.",
+    ]
+    assert "## Checked" not in card.readme(make(checks=()), "")
+
+
+def test_a_record_from_before_there_were_checks_is_read():
+    data = json.loads(card.release_json(make()))
+    del data["checks"]
+    assert card.read_record(json.dumps(data).encode()).checks == ()
+    with pytest.raises(BadSource, match="checks"):
+        card.read_record(damaged("checks.0.outcome", "perhaps"))
+
+
+def test_checks_stay_with_files_that_stay():
+    from hubq.nouns import Snapshot
+    from hubq.record import merge
+
+    def found(level, detail):
+        return Check(f"gguf:{level}", "logits", "passed", detail)
+
+    before = make(checks=(found("Q8_0", "old"), found("Q5_K_M", "old"), found("Q4_K_M", "old")))
+    after = make(("Q8_0",), checks=(found("Q8_0", "new"),))
+    listed = Snapshot("me/x", "0" * 40, tuple(before.artifacts[1].files))
+    assert merge(after, before, listed).checks == (found("Q8_0", "new"), found("Q5_K_M", "old"))
 
 
 # --- the picture ---

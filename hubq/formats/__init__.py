@@ -12,7 +12,7 @@ with_imatrix(plan, imatrix) -> Plan
 engines() -> tuple[str, ...]                              # the ways to run its files here, the first always there
 load(artifact, source, engine)                            # context manager: ids -> logits
 RUNTIME: str                                              # the engine that users run
-probe(source) -> str                                      # a short text to check its logits on; empty for a model without
+probe_text(source) -> str                                 # a short text to check its logits on; empty for a model without
 check(artifacts, source, text, measurements, unmeasured) -> tuple[Check, ...]    # the parity gate: files against their source
 usage(release) -> str                                     # the "Run it" part of the card
 VERSION: int                                              # raised when the same input gives other bytes

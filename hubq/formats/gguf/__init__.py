@@ -158,11 +158,11 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
     return load(artifact, source, engine)
 
 
-def probe(source: Source) -> str:
+def probe_text(source: Source) -> str:
     """A short text to check logits on; empty for a model without."""
-    from hubq.formats.gguf.gate import probe
+    from hubq.formats.gguf.gate import probe_text
 
-    return probe(source)
+    return probe_text(source)
 
 
 def check(
@@ -194,7 +194,7 @@ __all__ = [
     "file_name",
     "load",
     "plan",
-    "probe",
+    "probe_text",
     "read_imatrix",
     "usage",
     "with_imatrix",
