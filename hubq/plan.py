@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hubq import checkpoint
-from hubq.errors import BadSource, HubError, Usage
+from hubq.errors import BadSource, HubError, Unsupported, Usage
 from hubq.formats import Expected, Options, open_format
 from hubq.hub import Hub, connect
 from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Snapshot, Source
@@ -162,6 +162,11 @@ def plan_in(aside: Path, request: Request) -> Plan:
     matrix = _importance(request, module, Source(repo, snapshot.commit, aside, config, {}, ()), inputs)
     options = Options(matrix.options, request.custom, request.split)
     blueprint = module.plan(repo, aside, config, stored, request.levels, options)
+    if not blueprint.predicts and (request.text is not None or matrix.calibration is not None):
+        raise Unsupported(
+            f"{checkpoint.few([str(config['architectures'][0])])} is an encoder: it predicts no tokens that could be measured",
+            "publish without measurements: --no-eval, and with --imatrix none or a file",
+        )
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
     front["chat_template"] = blueprint.has_chat_template

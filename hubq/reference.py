@@ -73,15 +73,7 @@ def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> to
 
 def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -> Any:
     """The model that a config describes, with these weights: transformers' loader knows its checkpoints' names of all times."""
-    kind = str(config.get("model_type"))
-    settings = {key: value for key, value in config.items() if key not in STORAGE}
-    try:
-        described = AutoConfig.for_model(kind, **settings)
-        build: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
-    except Exception as error:  # a config can be wrong in more ways than transformers has names for
-        raise Unsupported(
-            f"transformers cannot build a causal language model of type {kind!r} from config.json: {_brief(error)}", WITHOUT
-        ) from error
+    build, described = describe(config)
     state = {
         name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
         for name, array in tensors
@@ -105,6 +97,19 @@ def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]])
     if missing := sorted(report["missing_keys"]):
         raise BadSource(f"the weights lack parameters that config.json calls for: {few(missing)}", AGAIN)
     return model.eval()
+
+
+def describe(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The class of a sanitised config.json and its settings, in transformers. Raises Unsupported where it has none."""
+    kind = str(config.get("model_type"))
+    settings = {key: value for key, value in config.items() if key not in STORAGE}
+    try:
+        described = AutoConfig.for_model(kind, **settings)
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(described)], described
+    except Exception as error:  # a config can be wrong in more ways than transformers has names for
+        raise Unsupported(
+            f"transformers cannot build a causal language model of type {kind!r} from config.json: {_brief(error)}", WITHOUT
+        ) from error
 
 
 def _brief(error: Exception) -> str:

@@ -161,8 +161,9 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
     """The text to measure on, tokenized, before anything is built: a missing one should not cost the work."""
     if request.text is None:
         return None
-    from hubq import text
+    from hubq import reference, text
 
+    reference.describe(planned.config)
     snapshot = planned.snapshot
     windows = text.windows(Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, ()), request.text)
     if planned.calibration and (shared := text.shared_runs(windows, planned.calibration)):

@@ -15,6 +15,7 @@ from typing import Any
 import loopback
 import pytest
 import tiny
+from families import make, variants
 from gguf import GGUFReader
 
 from hubq import plan as planning
@@ -275,6 +276,16 @@ def test_a_release_stays_with_the_commit_that_it_began_with(hub: loopback.Hub, r
 
     result = publish(replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None), move)
     assert result.release.commit == began != hub.repos["org/Tiny-Llama"].head
+
+
+def test_an_encoder_is_published_without_measurements(request_: Request, tmp_path: Path) -> None:
+    folder = make(variants()["bert-plain"], tmp_path / "source" / "Tiny-Bert")
+    with pytest.raises(Unsupported, match="BertModel is an encoder: it predicts no tokens") as caught:
+        plan(replace(request_, model=str(folder)))
+    assert "--no-eval" in caught.value.hint
+    release = publish(replace(request_, model=str(folder), text=None)).release
+    outcomes = {check.name: check.outcome for check in release.checks if check.level == release.artifacts[0].level}
+    assert outcomes["logits"] == "not checked" and "failed" not in outcomes.values()
 
 
 def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopback.Hub, request_: Request) -> None:

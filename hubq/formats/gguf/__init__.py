@@ -55,6 +55,11 @@ class Plan:
         return {f"gguf:{name}" for name, layout in self.layouts.items() if layout.weighted}
 
     @property
+    def predicts(self) -> bool:
+        """Whether it is a model of next tokens, whose predictions can be measured."""
+        return self.blueprint.predicts
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer brings a chat template."""
         return bool(self.blueprint.vocab.special.chat_template)

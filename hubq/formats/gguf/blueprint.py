@@ -22,13 +22,17 @@ SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "samp
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata."""
+    """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata.
+
+    `predicts` says whether it is a model of next tokens; encoders are not.
+    """
 
     tensors: list[Tensor]
     keys: Mapping[str, Any]
     vocab: Vocab
     metadata: gguf.Metadata
     model: Model
+    predicts: bool = True
 
     @property
     def weights(self) -> int:
@@ -57,7 +61,7 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
         experts=size("expert_count"),
         architecture=kind.gguf,
     )
-    return Blueprint(tensors, keys, vocab, _metadata(repo, folder, tensors, model.experts), model)
+    return Blueprint(tensors, keys, vocab, _metadata(repo, folder, tensors, model.experts), model, not kind.encoder)
 
 
 def _metadata(repo: str, folder: Path, tensors: list[Tensor], experts: int) -> gguf.Metadata:

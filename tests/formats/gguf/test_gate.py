@@ -81,8 +81,23 @@ def test_a_sound_file_passes(model: Path, tmp_path: Path) -> None:
         "stop tokens": "passed",
         "logits": "not checked",
     }
-    assert "ids of the beginning of the evaluation text" in checks["token ids"].detail
+    assert "of the beginning of the evaluation text" in checks["token ids"].detail
     assert "a call of a tool" in checks["conversation"].detail and "'<|end|>'" in checks["stop tokens"].detail
+
+
+def test_what_llama_cpp_itself_reads_otherwise_is_told_up_to_a_share(model: Path, tmp_path: Path) -> None:
+    """It composes no letters, as this tokenizer does."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    document = json.loads((folder / "tokenizer.json").read_text()) | {"normalizer": {"type": "NFC"}}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    source, artifacts = build(folder, ["Q8_0"])
+
+    def found(text: str) -> Check:
+        return next(check for check in gate.check(list(artifacts.values()), source, text, ()) if check.name == "token ids")
+
+    few, many = found(100 * TEXT + "cafe\u0301\n"), found("cafe\u0301 au lait\n" + TEXT)
+    assert few.outcome == "passed" and "in the evaluation text llama.cpp reads lines of" in few.detail
+    assert many.outcome == "failed" and "of the evaluation text is" in many.detail
 
 
 # --- faults, one of each kind ---
