@@ -149,14 +149,14 @@ def plan_in(aside: Path, request: Request) -> Plan:
             (aside / path).write_bytes(data)
         return (aside / path).read_bytes()
 
-    config = read_config(fetch("config.json"))
+    config, module = read_config(fetch("config.json")), open_format(request.levels[0].format)
+    module.check_kind(config)
     shards = checkpoint.shards([file.path for file in snapshot.files], fetch)
     small = used(snapshot)
     for path in small:
         fetch(path)
     index = fetch(checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
     stored = checkpoint.merge((_header(hub, snapshot, path) for path in shards), index)
-    module = open_format(request.levels[0].format)
     wanted = {*small, *shards}
     inputs = {file.path: file.sha256 or file.blob for file in snapshot.files if file.path in wanted}
     matrix = _importance(request, module, Source(repo, snapshot.commit, aside, config, {}, ()), inputs)

@@ -2,6 +2,7 @@
 
 LEVELS: dict[str, Level]                                  # best first; the card's order
 ALIASES: dict[str, str]                                   # other names of levels
+check_kind(config)                                        # raises where it cannot hold this kind of model
 plan(repo, folder, config, stored, levels, options) -> Plan    # early and exact; raises for what cannot be built
 build(plan, checkpoint, paths, progress) -> Iterator[Artifact]
 file_name(model, level) -> str

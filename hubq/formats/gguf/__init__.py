@@ -65,6 +65,13 @@ class Plan:
         return bool(self.blueprint.vocab.special.chat_template)
 
 
+def check_kind(config: Mapping[str, Any]) -> None:
+    """Raises Unsupported for a kind of model that cannot be converted, from its config alone."""
+    from hubq.formats.gguf.arch import family
+
+    family(config)
+
+
 def plan(
     repo: str,
     folder: Path,
@@ -195,6 +202,7 @@ __all__ = [
     "build",
     "calibrated",
     "check",
+    "check_kind",
     "engines",
     "file_name",
     "load",
