@@ -219,12 +219,13 @@ class _Theirs:
 
     @cached_property
     def templates(self) -> dict[str, str]:
-        """The chat templates by name; a file wins over the settings."""
-        found = self.json("chat_template.json").get("chat_template", self.settings.get("chat_template"))
-        named = {entry["name"]: entry["template"] for entry in found} if isinstance(found, list) else {"default": found}
-        named |= {path.stem: path.read_text("utf-8") for path in self.folder.glob("additional_chat_templates/*.jinja")}
+        """The chat templates by name; files win over the settings, and these over a processor's file."""
+        files = {path.stem: path for path in self.folder.glob("additional_chat_templates/*.jinja")}
         if (self.folder / "chat_template.jinja").is_file():
-            named["default"] = (self.folder / "chat_template.jinja").read_text("utf-8")
+            files["default"] = self.folder / "chat_template.jinja"
+        found = self.settings.get("chat_template") or self.json("chat_template.json").get("chat_template")
+        named = {entry["name"]: entry["template"] for entry in found} if isinstance(found, list) else {"default": found}
+        named = {name: path.read_text("utf-8") for name, path in files.items()} or named
         return {name: template for name, template in named.items() if template}
 
 

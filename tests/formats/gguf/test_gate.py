@@ -155,6 +155,28 @@ def test_a_fault_is_caught(name: str, model: Path, tmp_path: Path, plant: Plant)
     assert failed(found) == expected, found
 
 
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"chat_template.json": '{"chat_template": "b"}'}, {"default": TEMPLATE}),
+        ({"chat_template.jinja": "a", "chat_template.json": '{"chat_template": "b"}'}, {"default": "a"}),
+        ({"additional_chat_templates/tools.jinja": "t"}, {"tools": "t"}),
+        ({"tokenizer_config.json": "{}", "chat_template.json": '{"chat_template": "b"}'}, {"default": "b"}),
+    ],
+)
+def test_templates_are_sought_where_transformers_looks(
+    files: dict[str, str], wanted: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    source, artifacts = build(folder, ["Q8_0"])
+    assert gate._Theirs(folder, {}).templates == wanted
+    found = {check.name: check for check in gate.check(list(artifacts.values()), source, "", ())}
+    assert found["chat template"].outcome == "passed"
+
+
 def test_all_stop_tokens_must_stop(model: Path, tmp_path: Path) -> None:
     found = checked(model, tmp_path, generation_config={"eos_token_id": [0, 77]})
     assert failed(found) == {"stop tokens"} and "(77)" in found["stop tokens"].detail
