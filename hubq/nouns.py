@@ -211,7 +211,8 @@ class Release:
 
     `weights` counts the model's parameters; `imatrices` are those that files were made with; `versions` maps package name to
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
-    levels and their options, see record.commands. `checks` are those that each file went through before it was pushed.
+    levels and their options, see record.commands. `checks` are those that each file went through before it was pushed;
+    `left_out` are the source's modules that the files do not hold.
     """
 
     source: str
@@ -228,3 +229,4 @@ class Release:
     command: str = ""
     imatrices: tuple[ImportanceMatrix, ...] = ()
     checks: tuple[Check, ...] = ()
+    left_out: tuple[str, ...] = ()

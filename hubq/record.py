@@ -58,6 +58,7 @@ def record(release: Release) -> dict[str, Any]:
         "command": release.command,
         "imatrices": [_matrix_record(matrix) for matrix in release.imatrices],
         "checks": [asdict(check) for check in release.checks],
+        "left_out": list(release.left_out),
     }
 
 
@@ -193,6 +194,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "artifacts": raw["files"],
         "measurements": measurements,
         "checks": raw.get("checks", []),  # older records have none
+        "left_out": raw.get("left_out", []),
     }
 
 

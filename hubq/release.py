@@ -259,6 +259,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         versions={"hubq": __version__, **{name: metadata.version(name) for name in packages}},
         command=request.command.replace("{model}", _again(source)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
+        left_out=planned.blueprint.left_out,
     )
 
 

@@ -89,6 +89,8 @@ class Screen:
     def _begin(self, plan: Plan) -> None:
         what = f"{plan.config['architectures'][0]} · {plan.weights / 1e6:,.1f} M weights"
         self.console.print(f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {what}")
+        if plan.blueprint.left_out:
+            self.console.print(_left_out(plan))
         self.sizes = {item.level.id: size(item.size) for item in plan.items}
         self.states = {level: "waiting" for level in self.sizes}
 
@@ -119,6 +121,12 @@ class Screen:
         table.columns[2].min_width = 32  # so that the table stands still
         table.caption, table.caption_justify = self.step, "left"
         return table
+
+
+def _left_out(plan: Plan) -> str:
+    return (
+        f"not converted: {', '.join(plan.blueprint.left_out)}; the files hold the language model alone, without an mmproj file"
+    )
 
 
 def _line(event: Event) -> str:
@@ -211,6 +219,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         keys = ("weights", "target", "download", "write", "need", "free")
         facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
+        facts["left_out"] = list(plan.blueprint.left_out)
         facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
         facts["levels"] = [
             {"level": item.level.id, "file": item.file, "size": item.size, "key": item.key, "built": item.artifact is not None}
@@ -225,6 +234,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     console = make_console(stderr=False)
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
     console.print(f"target    {plan.target}", soft_wrap=True)
+    if plan.blueprint.left_out:
+        console.print(_left_out(plan))
     console.print(f"download  {size(plan.download)}")
     console.print(f"disk      {size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
     console.print()

@@ -24,10 +24,11 @@ from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
 from hubq.hub.huggingface import HuggingFace
 from hubq.plan import Request, destination, locate, plan
-from hubq.record import commands
+from hubq.record import commands, read_record
 from hubq.release import Event, publish
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
+from hubq.ui import Screen
 
 LEVELS = "q8_0,q4_k_m"
 
@@ -276,6 +277,21 @@ def test_a_release_stays_with_the_commit_that_it_began_with(hub: loopback.Hub, r
 
     result = publish(replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None), move)
     assert result.release.commit == began != hub.repos["org/Tiny-Llama"].head
+
+
+def test_a_vision_tower_that_stays_behind_is_named(
+    request_: Request, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(variants()["gemma-3 that sees"], tmp_path / "source" / "Tiny-Gemma")
+    with Screen(quiet=False) as screen:
+        result = publish(replace(request_, model=str(folder), levels=parse_levels("q8_0")), screen.tell)
+    assert "not converted: vision_tower, multi_modal_projector" in capsys.readouterr().err
+    assert (
+        result.release.left_out
+        == read_record(result.card["release.json"]).left_out
+        == ("vision_tower", "multi_modal_projector")
+    )
+    assert b"Not converted: vision\\_tower, multi\\_modal\\_projector." in result.card["README.md"]
 
 
 def test_an_encoder_is_published_without_measurements(request_: Request, tmp_path: Path) -> None:

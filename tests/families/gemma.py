@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from families import Variant
+from families import SHAPE, Variant
 
 TIED = {"tie_word_embeddings": True, "head_dim": 64}
 GEMMA2 = {
@@ -25,6 +25,11 @@ BASES = {"full_attention": LINEAR, "sliding_attention": {"rope_type": "default",
 OLD: dict[str, Any] = {"layer_types": None, "rope_parameters": None, "rope_theta": 50000.0, "rope_local_base_freq": 5000.0}
 OLD |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 
+SIGHT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIGHT |= {"image_size": 28, "patch_size": 14}
+SEEING = {**dict.fromkeys(SHAPE, ...), "text_config": {**SHAPE, **GEMMA3, **MIXED}, "vision_config": SIGHT}
+SEEING |= {"mm_tokens_per_image": 4, "image_token_index": 1, "tie_word_embeddings": True}
+
 GELU: Any = {"tolerance": 3e-3}
 DEEP: Any = {"tolerance": 1e-2}
 
@@ -42,4 +47,5 @@ VARIANTS = {
     "3 by pattern": Variant("Gemma3ForCausalLM", GEMMA3, config=OLD | {"sliding_window_pattern": 2}, **GELU),
     "3 without windows": Variant("Gemma3ForCausalLM", {**GEMMA3, "layer_types": ["full_attention"] * 3}, **GELU),
     "3 of 62 layers": Variant("Gemma3ForCausalLM", {**GEMMA3, **LARGEST, "num_hidden_layers": 62}, **DEEP),
+    "3 that sees": Variant("Gemma3ForConditionalGeneration", SEEING, **GELU),
 }

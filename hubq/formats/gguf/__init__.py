@@ -60,6 +60,11 @@ class Plan:
         return self.blueprint.predicts
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """The modules of the checkpoint that the files do not hold."""
+        return self.blueprint.left_out
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer brings a chat template."""
         return bool(self.blueprint.vocab.special.chat_template)

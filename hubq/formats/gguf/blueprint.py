@@ -24,7 +24,8 @@ SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "samp
 class Blueprint:
     """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata.
 
-    `predicts` says whether it is a model of next tokens; encoders are not.
+    `predicts` says whether it is a model of next tokens; encoders are not. `left_out` are the modules of the checkpoint that
+    the files do not hold.
     """
 
     tensors: list[Tensor]
@@ -33,6 +34,7 @@ class Blueprint:
     metadata: gguf.Metadata
     model: Model
     predicts: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -61,7 +63,9 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
         experts=size("expert_count"),
         architecture=kind.gguf,
     )
-    return Blueprint(tensors, keys, vocab, _metadata(repo, folder, tensors, model.experts), model, not kind.encoder)
+    left_out = tuple(module for module in kind.left_out if any(name.startswith(f"{module}.") for name in stored))
+    metadata = _metadata(repo, folder, tensors, model.experts)
+    return Blueprint(tensors, keys, vocab, metadata, model, not kind.encoder, left_out)
 
 
 def _metadata(repo: str, folder: Path, tensors: list[Tensor], experts: int) -> gguf.Metadata:

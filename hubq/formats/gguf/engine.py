@@ -61,6 +61,7 @@ def _weights(artifact: Artifact, source: Source) -> Iterator[Logits]:
 def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a GGUF under the names and in the row order of its source, float32, one tensor at a time.
 
+    Tensors of the source that the GGUF has nothing of, such as those of a vision tower, come from the source.
     `path` is the model's file, or any of its parts. Raises HubqError for files that cannot be read or lack a tensor.
     """
     try:
@@ -82,6 +83,10 @@ def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
             return _decoded(file, entry, pool)
 
         yield from restore(wanted, stored, read)
+    rest = stored.keys() - {source for tensor in wanted for source in tensor.sources}
+    with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
+        for name in sorted(rest):
+            yield name, checkpoint.read(name)
 
 
 def _decoded(path: Path, stored: StoredTensor, pool: Executor) -> np.ndarray:

@@ -25,7 +25,8 @@ class Family:
     `classes` are the names in config.json's `architectures`, `gguf` is `general.architecture`. `keys` maps a config to
     GGUF's keys and values; one that begins with "." gets the prefix `gguf`. `tensors` maps a config and the checkpoint's
     tensors to those of the GGUF, in file order. Both raise BadSource and Unsupported. An `encoder` predicts no next token: what
-    it computes are the last hidden states.
+    it computes are the last hidden states. `left_out` are the modules of the checkpoint that a file does not hold, such as a
+    vision tower; people are told.
     """
 
     classes: tuple[str, ...]
@@ -33,6 +34,7 @@ class Family:
     keys: Callable[[Mapping[str, Any]], dict[str, Any]]
     tensors: Callable[[Mapping[str, Any], Mapping[str, StoredTensor]], list[Tensor]]
     encoder: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @cache

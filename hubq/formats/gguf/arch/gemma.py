@@ -1,19 +1,21 @@
 """Gemma, Gemma 2 and Gemma 3: norms whose weights count from one, and embeddings that llama.cpp itself scales.
 
-Gemma 2 adds windows on every other layer and soft-capping, Gemma 3 norms of queries and keys and two rotary bases.
+Gemma 2 adds windows on every other layer and soft-capping, Gemma 3 norms of queries and keys and two rotary bases. Of a
+Gemma 3 that sees (gemma3), the file holds the language model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from hubq.checkpoint import StoredTensor
-from hubq.errors import Unsupported
+from hubq.checkpoint import AGAIN, StoredTensor
+from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.arch import Family
 from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, LAST, ignored, last
-from hubq.formats.gguf.hparams import Config, choice, common, heads, number, only, real, rope, rope_settings, sliding
-from hubq.formats.gguf.tensors import Part, Table, Tensor, draw
+from hubq.formats.gguf.hparams import Config, choice, common, flag, heads, number, only, real, rope, rope_settings, sliding
+from hubq.formats.gguf.tensors import Part, Table, Tensor, draw, match
 
 NORM = Part("hidden", plus=1.0)
 HEAD_NORM = Part("head", plus=1.0)
@@ -123,6 +125,35 @@ def gemma3_tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[T
     return _draw("gemma3", {**GEMMA3_DEFAULTS, **config}, stored, GEMMA3)
 
 
+# where a model that sees keeps its language model, and the modules that make it see
+TEXT = "language_model."
+SIGHT = ("vision_tower", "multi_modal_projector")
+
+
+def _text(config: Config) -> dict[str, Any]:
+    """The settings of the language model in a model that sees."""
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        raise BadSource(f"config.json: text_config should be a table, but is {text!r}", AGAIN)
+    return {**text, "tie_word_embeddings": flag(config, "tie_word_embeddings", True)}
+
+
+def seeing_keys(config: Config) -> dict[str, Any]:
+    """Those of its language model."""
+    return gemma3_keys(_text(config))
+
+
+def seeing_tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[Tensor]:
+    """Those of its language model, in file order."""
+    match(
+        {},
+        {name: tensor for name, tensor in stored.items() if name.partition(".")[0] not in SIGHT and not name.startswith(TEXT)},
+    )
+    text = {name.removeprefix(TEXT): tensor for name, tensor in stored.items() if name.startswith(TEXT)}
+    table = gemma3_tensors(_text(config), text)
+    return [replace(tensor, sources=tuple(TEXT + source for source in tensor.sources)) for tensor in table]
+
+
 def _draw(architecture: str, config: Config, stored: Mapping[str, StoredTensor], layer: Table) -> list[Tensor]:
     end = last(config, {**LAST, "model.norm.weight": NORM})
     return draw(architecture, heads(config), stored, FIRST, layer, end, ignored=lambda name: ignored(config, name))
@@ -131,5 +162,6 @@ def _draw(architecture: str, config: Config, stored: Mapping[str, StoredTensor],
 MODELS = {
     "gemma": Family(("GemmaForCausalLM",), "gemma", keys, tensors),
     "gemma2": Family(("Gemma2ForCausalLM",), "gemma2", gemma2_keys, gemma2_tensors),
+    "gemma3": Family(("Gemma3ForConditionalGeneration",), "gemma3", seeing_keys, seeing_tensors, left_out=SIGHT),
     "gemma3_text": Family(("Gemma3ForCausalLM",), "gemma3", gemma3_keys, gemma3_tensors),
 }
