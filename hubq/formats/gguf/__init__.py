@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hubq.formats.gguf.tensors import Tensor
 
 RUNTIME = "llama.cpp"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
