@@ -257,7 +257,7 @@ def recognize(tokenizer: Tokenizer) -> str:
     raise Unsupported(
         "the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have, and a guess would damage the model: "
         + ("; ".join(parts) or "it has none"),
-        "--llama-cpp DIR converts with the converter of that checkout of llama.cpp, which may know it",
+        "if llama.cpp supports it, add it to SHAPES in hubq/formats/gguf/pretokenizers.py; CONTRIBUTING.md says how",
     )
 
 
