@@ -61,7 +61,7 @@ def _weights(artifact: Artifact, source: Source) -> Iterator[Logits]:
 def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a GGUF under the names and in the row order of its source, float32, one tensor at a time.
 
-    Tensors of the source that the GGUF has nothing of, such as those of a vision tower, come from the source.
+    Modules of the source that the GGUF leaves out, such as a vision tower, come from the source.
     `path` is the model's file, or any of its parts. Raises HubqError for files that cannot be read or lack a tensor.
     """
     try:
@@ -70,8 +70,8 @@ def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
         raise HubqError(f"{path.name} cannot be read as GGUF: {error}", AGAIN) from error
     found = {tensor.name: (part.path, tensor) for part in parts for tensor in part.tensors}
     with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
-        stored = checkpoint.tensors
-        wanted = [tensor for tensor in family(source.config).tensors(source.config, stored) if tensor.sources]
+        stored, kind = checkpoint.tensors, family(source.config)
+        wanted = [tensor for tensor in kind.tensors(source.config, stored) if tensor.sources]
     if missing := [tensor.name for tensor in wanted if tensor.name not in found]:
         raise HubqError(f"{path.name} lacks tensors: {few(missing)}", AGAIN)
     with ThreadPoolExecutor(_cores()) as pool:
@@ -83,10 +83,9 @@ def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
             return _decoded(file, entry, pool)
 
         yield from restore(wanted, stored, read)
-    rest = stored.keys() - {source for tensor in wanted for source in tensor.sources}
-    with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
-        for name in sorted(rest):
-            yield name, checkpoint.read(name)
+    if rest := [name for name in stored if name.partition(".")[0] in kind.left_out]:
+        with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
+            yield from ((name, checkpoint.read(name)) for name in rest)
 
 
 def _decoded(path: Path, stored: StoredTensor, pool: Executor) -> np.ndarray:

@@ -73,6 +73,16 @@ def test_a_lossless_file_has_the_weights_of_its_source(built: Built) -> None:
         assert torch.equal(logits(artifacts[level], source, "weights"), truth(source))
 
 
+def test_what_a_checkpoint_holds_for_nothing_does_not_replace_what_was_decoded(tmp_path: Path) -> None:
+    """The stored head of a tied model, in place of the decoded embeddings, would make the file look better than it is."""
+    folder = tiny.llama(tmp_path / "model", dtype="float32", num_hidden_layers=1, tie_word_embeddings=True)
+    with open_checkpoint(folder, [path.name for path in folder.iterdir()]) as checkpoint:
+        embeddings = checkpoint.read("model.embed_tokens.weight")
+    tiny.rewrite(folder, lm_head__weight=embeddings)
+    source, artifacts = build(folder, ["Q8_0"])
+    assert "lm_head.weight" not in dict(engine.decoded(artifacts["Q8_0"].path, source))
+
+
 def test_experts_are_decoded_to_the_names_of_the_checkpoint(tmp_path: Path) -> None:
     source, artifacts = build(tiny.mixtral(tmp_path / "model"), ["BF16"])
     expected, found = dict(reference.source_weights(source)), dict(engine.decoded(artifacts["BF16"].path, source))
