@@ -158,6 +158,7 @@ ROPE: dict[str, tuple[str, ...]] = {
     "yarn": ("factor",),
     "longrope": (),
 }
+WITHOUT_FACTORS = ("default", "linear", "yarn")  # for the graphs of llama.cpp that take no tensor of factors
 OLD_NAMES = {"su": "longrope"}
 
 

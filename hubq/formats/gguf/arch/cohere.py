@@ -11,8 +11,9 @@ from typing import Any
 from hubq.checkpoint import StoredTensor
 from hubq.errors import Unsupported
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, ignored, last
+from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, PROJECTIONS, ignored, last
 from hubq.formats.gguf.hparams import (
+    WITHOUT_FACTORS,
     Config,
     choice,
     common,
@@ -29,10 +30,7 @@ from hubq.formats.gguf.tensors import Table, Tensor, draw
 
 LAYER: Table = {
     "input_layernorm.weight": "hidden",
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     **FEED_FORWARD,
 }
 HEAD_NORMS: Table = {"self_attn.q_norm.weight": "heads head", "self_attn.k_norm.weight": "kv_heads head"}
@@ -74,7 +72,7 @@ def _keys(config: Config, size: Mapping[str, int]) -> dict[str, Any]:
     only(config, "tie_word_embeddings", True)
     only(config, "head_dim", size["hidden"] // size["heads"])
     only(rope_settings(config), "partial_rotary_factor", 1)
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {
         ".attention.layer_norm_epsilon": real(config, "layer_norm_eps", 1e-5),
         ".logit_scale": real(config, "logit_scale", 0.0625),

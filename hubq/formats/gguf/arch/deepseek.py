@@ -15,7 +15,7 @@ import numpy as np
 from hubq.checkpoint import AGAIN, StoredTensor
 from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FIRST, ignored, last
+from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, ignored, last
 from hubq.formats.gguf.hparams import Config, choice, common, experts, number, only, real, rope, rope_settings
 from hubq.formats.gguf.tensors import EXPERT, Part, Sizes, Table, Tensor, draw
 
@@ -46,11 +46,6 @@ LATENT_QUERY: Table = {
     "self_attn.q_a_proj.weight": "query_latent hidden",
     "self_attn.q_a_layernorm.weight": "query_latent",
     "self_attn.q_b_proj.weight": "query query_latent",
-}
-DENSE: Table = {
-    "mlp.gate_proj.weight": "inner hidden",
-    "mlp.up_proj.weight": "inner hidden",
-    "mlp.down_proj.weight": "hidden inner",
 }
 EXPERTS: Table = {
     "mlp.gate.weight": "experts hidden",
@@ -181,7 +176,7 @@ def tensors(config: Config, stored: Mapping[str, StoredTensor], correction: Tabl
     predicting = tuple(f"model.layers.{size['layers'] + number}." for number in range(more))
 
     def layer(block: int) -> Table:
-        return {**attention, **(DENSE if block < size["dense"] else {**EXPERTS, **correction})}
+        return {**attention, **(FEED_FORWARD if block < size["dense"] else {**EXPERTS, **correction})}
 
     def left_out(name: str) -> bool:
         return ignored(config, name) or name.startswith(predicting)

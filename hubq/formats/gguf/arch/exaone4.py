@@ -11,15 +11,12 @@ from typing import Any
 from hubq.checkpoint import StoredTensor
 from hubq.errors import Unsupported
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, ignored, last
+from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, PROJECTIONS, ignored, last
 from hubq.formats.gguf.hparams import Config, choice, common, heads, number, only, real, rope, rope_settings, sliding
 from hubq.formats.gguf.tensors import Table, Tensor, draw
 
 LAYER: Table = {
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     "self_attn.q_norm.weight": "head",
     "self_attn.k_norm.weight": "head",
     "post_attention_layernorm.weight": "hidden",

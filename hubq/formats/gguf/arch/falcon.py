@@ -8,7 +8,7 @@ from typing import Any
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
 from hubq.formats.gguf.arch.llama import ignored, last
-from hubq.formats.gguf.hparams import GELU, Config, choice, common, flag, heads, number, only, real, rope
+from hubq.formats.gguf.hparams import GELU, WITHOUT_FACTORS, Config, choice, common, flag, heads, number, only, real, rope
 from hubq.formats.gguf.tensors import Part, Table, Tensor, draw, grouped, joined
 
 FIRST: Table = {"transformer.word_embeddings.weight": "vocab hidden"}
@@ -56,7 +56,7 @@ def keys(config: Config) -> dict[str, Any]:
     """Hyper-parameters as GGUF keys."""
     config = _usual(config)
     size = sizes(config)
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {".attention.layer_norm_epsilon": real(config, "layer_norm_epsilon", 1e-5)}
 
 

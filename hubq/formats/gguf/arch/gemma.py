@@ -13,18 +13,28 @@ from typing import Any
 from hubq.checkpoint import AGAIN, StoredTensor
 from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, LAST, ignored, last
-from hubq.formats.gguf.hparams import Config, choice, common, flag, heads, number, only, real, rope, rope_settings, sliding
+from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, LAST, PROJECTIONS, ignored, last
+from hubq.formats.gguf.hparams import (
+    WITHOUT_FACTORS,
+    Config,
+    choice,
+    common,
+    flag,
+    heads,
+    number,
+    only,
+    real,
+    rope,
+    rope_settings,
+    sliding,
+)
 from hubq.formats.gguf.tensors import Part, Table, Tensor, draw, match
 
 NORM = Part("hidden", plus=1.0)
 HEAD_NORM = Part("head", plus=1.0)
 LAYER: Table = {
     "input_layernorm.weight": NORM,
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     "post_attention_layernorm.weight": NORM,
     **FEED_FORWARD,
 }
@@ -48,7 +58,7 @@ def keys(config: Config) -> dict[str, Any]:
     choice(config, "hidden_act", ("gelu_pytorch_tanh", "gelu"))  # transformers takes both for the tanh approximation
     only(config, "tie_word_embeddings", True)
     size = heads(config)
-    return _keys(config, size) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    return _keys(config, size) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
 
 
 def _keys(config: Config, size: Mapping[str, int]) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def gemma2_keys(config: Config) -> dict[str, Any]:
             raise Unsupported(
                 f"config.json turns {cap} off, and llama.cpp always computes it for this family", "use a model that has it"
             )
-    table = _keys(config, size) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = _keys(config, size) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | _windows(config, sliding(config, size["layers"], 2)) | {f".{cap}": real(config, cap) for cap in caps}
 
 

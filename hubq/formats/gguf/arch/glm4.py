@@ -10,16 +10,13 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FIRST, ignored, last
-from hubq.formats.gguf.hparams import Config, choice, common, flag, heads, only, real, rope
+from hubq.formats.gguf.arch.llama import FIRST, PROJECTIONS, ignored, last
+from hubq.formats.gguf.hparams import WITHOUT_FACTORS, Config, choice, common, flag, heads, only, real, rope
 from hubq.formats.gguf.tensors import Table, Tensor, draw
 
 GLM: Table = {
     "input_layernorm.weight": "hidden",
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     "post_attention_layernorm.weight": "hidden",
     "mlp.gate_up_proj.weight": "gate_up hidden",
     "mlp.down_proj.weight": "hidden inner",
@@ -42,7 +39,7 @@ def keys(config: Config) -> dict[str, Any]:
     """Hyper-parameters as GGUF keys."""
     config, size = {**DEFAULTS, **config}, sizes(config)
     choice(config, "hidden_act", ("silu", "swish"))
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {".attention.layer_norm_rms_epsilon": real(config, "rms_norm_eps", 1.5625e-7)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.hparams import GELU, Config, choice, common, flag, heads, only, real, rope
+from hubq.formats.gguf.hparams import GELU, WITHOUT_FACTORS, Config, choice, common, flag, heads, only, real, rope
 from hubq.formats.gguf.tensors import Part, Table, Tensor, draw, joined, unfused
 
 QKV = joined(unfused(0), unfused(1), unfused(2))
@@ -49,7 +49,7 @@ def keys(config: Config) -> dict[str, Any]:
     choice(config, "hidden_act", GELU, "gelu")
     only(config, "attention_bias", True)
     only(config, "tie_word_embeddings", False)
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {
         ".attention.layer_norm_epsilon": real(config, "layer_norm_eps", 1e-5),
         ".use_parallel_residual": flag(config, "use_parallel_residual", True),

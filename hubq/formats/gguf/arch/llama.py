@@ -20,6 +20,13 @@ ATTENTION: Table = {
     "self_attn.o_proj.weight": "hidden query",
     "post_attention_layernorm.weight": "hidden",
 }
+# for the families whose graphs turn halves, as transformers does, not neighbours
+PROJECTIONS: Table = {
+    "self_attn.q_proj.weight": "query hidden",
+    "self_attn.k_proj.weight": "key hidden",
+    "self_attn.v_proj.weight": "key hidden",
+    "self_attn.o_proj.weight": "hidden query",
+}
 FEED_FORWARD: Table = {
     "mlp.gate_proj.weight": "inner hidden",
     "mlp.up_proj.weight": "inner hidden",

@@ -7,18 +7,15 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FIRST, ignored
-from hubq.formats.gguf.hparams import Config, choice, common, flag, heads, only, real, rope
+from hubq.formats.gguf.arch.llama import FIRST, PROJECTIONS, ignored
+from hubq.formats.gguf.hparams import WITHOUT_FACTORS, Config, choice, common, flag, heads, only, real, rope
 from hubq.formats.gguf.tensors import Part, Table, Tensor, draw
 
 NORM = Part("hidden", plus=1.0)
 LAYER: Table = {
     "input_layernorm.weight": NORM,
     "input_layernorm.bias": "hidden",
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     "post_attention_layernorm.weight": NORM,
     "post_attention_layernorm.bias": "hidden",
     "mlp.up_proj.weight": "inner hidden",
@@ -44,7 +41,7 @@ def keys(config: Config) -> dict[str, Any]:
     only(config, "tie_word_embeddings", False)
     size = heads(config)
     only(config, "head_dim", size["hidden"] // size["heads"])
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {".attention.layer_norm_epsilon": real(config, "norm_eps", 1e-5)}
 
 

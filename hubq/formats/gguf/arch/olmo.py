@@ -8,17 +8,26 @@ from typing import Any
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
 from hubq.formats.gguf.arch.llama import ATTENTION as LLAMA_ATTENTION
-from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, LAST, ignored, last
-from hubq.formats.gguf.hparams import Config, choice, common, experts, heads, number, only, real, rope, rope_settings, sliding
+from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, LAST, PROJECTIONS, ignored, last
+from hubq.formats.gguf.hparams import (
+    WITHOUT_FACTORS,
+    Config,
+    choice,
+    common,
+    experts,
+    heads,
+    number,
+    only,
+    real,
+    rope,
+    rope_settings,
+    sliding,
+)
 from hubq.formats.gguf.tensors import EXPERT, Table, Tensor, draw
 
-ROPE = ("default", "linear", "yarn")  # without tensors of factors
 OLMO: Table = {name: part for name, part in LLAMA_ATTENTION.items() if not name.endswith("layernorm.weight")}
 ATTENTION: Table = {
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     "self_attn.q_norm.weight": "query",
     "self_attn.k_norm.weight": "key",
 }
@@ -44,7 +53,7 @@ def _sizes(config: Config) -> dict[str, int]:
 def keys(config: Config) -> dict[str, Any]:
     """Hyper-parameters as GGUF keys."""
     size = _sizes(config)
-    table = common(size, config) | dict(rope(config, size["head"], ROPE).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     table |= {".attention.layer_norm_epsilon": 1e-5}  # a constant of transformers' OlmoLayerNorm
     return table if config.get("clip_qkv") is None else table | {".attention.clamp_kqv": real(config, "clip_qkv")}
 
@@ -60,7 +69,7 @@ def olmo2_keys(config: Config) -> dict[str, Any]:
     """Those of OLMo; the norms have weights, and no square of a mean is taken off."""
     size = _sizes(config)
     only(config, "tie_word_embeddings", False)
-    table = common(size, config) | dict(rope(config, size["head"], ROPE, "full_attention").keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS, "full_attention").keys)
     return table | {".attention.layer_norm_rms_epsilon": real(config, "rms_norm_eps", 1e-5)}
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
+from hubq.formats.gguf.arch.llama import FIRST
 from hubq.formats.gguf.hparams import (
     GELU,
+    WITHOUT_FACTORS,
     Config,
     Rope,
     choice,
@@ -30,7 +32,6 @@ from hubq.formats.gguf.tensors import Table, Tensor, draw
 HEAD = "lm_head.weight"
 INV_FREQ = ".rotary_emb.inv_freq"
 
-FIRST: Table = {"model.embed_tokens.weight": "vocab hidden"}
 PHI: Table = {
     "input_layernorm.weight": "hidden",
     "input_layernorm.bias": "hidden",
@@ -77,7 +78,7 @@ def phi_keys(config: Config) -> dict[str, Any]:
     choice(config, "hidden_act", GELU, "gelu_new")
     only(config, "qk_layernorm", False)
     only(config, "tie_word_embeddings", False)
-    turned = rope({"partial_rotary_factor": 0.5, **config}, size["head"], ("default", "linear", "yarn"))
+    turned = rope({"partial_rotary_factor": 0.5, **config}, size["head"], WITHOUT_FACTORS)
     table = common(size, config) | dict(turned.keys)
     return table | {".attention.layer_norm_epsilon": real(config, "layer_norm_eps", 1e-5)}
 

@@ -8,8 +8,9 @@ from typing import Any
 from hubq.checkpoint import StoredTensor
 from hubq.errors import Unsupported
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, ignored, last
+from hubq.formats.gguf.arch.llama import FEED_FORWARD, FIRST, PROJECTIONS, ignored, last
 from hubq.formats.gguf.hparams import (
+    WITHOUT_FACTORS,
     Config,
     choice,
     common,
@@ -26,10 +27,7 @@ from hubq.formats.gguf.tensors import EXPERT, Part, Sizes, Table, Tensor, draw
 
 ATTENTION: Table = {
     "input_layernorm.weight": "hidden",
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
     "post_attention_layernorm.weight": "hidden",
 }
 BIASES: Table = {"self_attn.q_proj.bias": "query", "self_attn.k_proj.bias": "key", "self_attn.v_proj.bias": "key"}
@@ -46,7 +44,6 @@ SHARED_EXPERT: Table = {
     "mlp.shared_expert.up_proj.weight": "shared_inner hidden",
     "mlp.shared_expert.down_proj.weight": "hidden shared_inner",
 }
-ROPE = ("default", "linear", "yarn")  # llama.cpp's graphs for these take no factors of frequencies
 
 # settings that config.json may leave out, as transformers fills them in
 DEFAULTS: Mapping[str, Config] = {
@@ -66,7 +63,7 @@ def keys(config: Config) -> dict[str, Any]:
     size = heads(config)
     choice(config, "hidden_act", ("silu", "swish"))
     only(rope_settings(config), "partial_rotary_factor", 1)
-    table = common(size, config) | dict(rope(config, size["head"], ROPE).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {".attention.layer_norm_rms_epsilon": real(config, "rms_norm_eps", 1e-6)}
 
 

@@ -7,17 +7,14 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.hparams import Config, choice, common, flag, heads, only, real, rope
+from hubq.formats.gguf.arch.llama import FIRST, PROJECTIONS
+from hubq.formats.gguf.hparams import WITHOUT_FACTORS, Config, choice, common, flag, heads, only, real, rope
 from hubq.formats.gguf.tensors import Part, Table, Tensor, draw
 
-FIRST: Table = {"model.embed_tokens.weight": "vocab hidden"}
 ATTENTION: Table = {
     "input_layernorm.weight": "hidden",
     "input_layernorm.bias": "hidden",
-    "self_attn.q_proj.weight": "query hidden",
-    "self_attn.k_proj.weight": "key hidden",
-    "self_attn.v_proj.weight": "key hidden",
-    "self_attn.o_proj.weight": "hidden query",
+    **PROJECTIONS,
 }
 ATTENTION_BIAS: Table = {"self_attn.q_proj.bias": "query", "self_attn.k_proj.bias": "key", "self_attn.v_proj.bias": "key"}
 HEAD_NORMS: Table = {
@@ -44,7 +41,7 @@ def keys(config: Config) -> dict[str, Any]:
     size = heads(config)
     choice(config, "hidden_act", ("silu", "swish"))
     only(config, "tie_word_embeddings", False)
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {
         ".attention.layer_norm_epsilon": real(config, "layer_norm_eps", 1e-5),
         ".use_parallel_residual": flag(config, "use_parallel_residual"),

@@ -7,12 +7,12 @@ from typing import Any
 
 from hubq.checkpoint import StoredTensor
 from hubq.formats.gguf.arch import Family
-from hubq.formats.gguf.hparams import GELU, Config, choice, common, flag, heads, only, real, rope
+from hubq.formats.gguf.arch.llama import FIRST
+from hubq.formats.gguf.hparams import GELU, WITHOUT_FACTORS, Config, choice, common, flag, heads, only, real, rope
 from hubq.formats.gguf.tensors import Table, Tensor, draw
 
 HEAD = "lm_head.weight"
 
-FIRST: Table = {"model.embed_tokens.weight": "vocab hidden"}
 LAYER: Table = {
     "input_layernorm.weight": "hidden",
     "input_layernorm.bias": "hidden",
@@ -46,7 +46,7 @@ def keys(config: Config) -> dict[str, Any]:
     choice(config, "hidden_act", GELU)
     only(config, "use_bias", True)
     only(config, "partial_rotary_factor", 1)
-    table = common(size, config) | dict(rope(config, size["head"], ("default", "linear", "yarn")).keys)
+    table = common(size, config) | dict(rope(config, size["head"], WITHOUT_FACTORS).keys)
     return table | {
         ".attention.layer_norm_epsilon": real(config, "norm_epsilon", 1e-5),
     }
