@@ -35,7 +35,7 @@ TEN = "Q2_K,Q3_K_M,Q4_0,Q4_K_S,Q4_K_M,Q5_0,Q5_K_S,Q5_K_M,Q6_K,Q8_0"
 def ours(model: Path, out: Path, levels: list[str], threads: int) -> float:
     """Seconds for every level from the checkpoint."""
     from hubq.checkpoint import open_checkpoint
-    from hubq.formats.gguf.blueprint import draw
+    from hubq.formats.gguf.blueprint import of_checkpoint
     from hubq.formats.gguf.layout import lay_out
     from hubq.formats.gguf.write import write
     from hubq.source import read_config
@@ -43,7 +43,7 @@ def ours(model: Path, out: Path, levels: list[str], threads: int) -> float:
     start = time.perf_counter()
     config = read_config((model / "config.json").read_bytes())
     with open_checkpoint(model, [path.name for path in model.iterdir()]) as checkpoint:
-        blueprint = draw(model.name, model, config, checkpoint.tensors)
+        blueprint = of_checkpoint(model.name, model, config, checkpoint.tensors)
         paths = {level: out / f"{level}.gguf" for level in levels}
         for _ in write(blueprint, lay_out(blueprint, levels), checkpoint, paths, threads=threads):
             pass

@@ -72,6 +72,8 @@ def readme(release: Release, usage: str) -> str:
         weighted={matrix.sha256: _weighted(release, matrix) for matrix in release.imatrices},
         licence=facts(release.card).get("license", ""),
         checks=_checks(release),
+        copied=bool(release.origin and not release.origin.converter),
+        reference=_reference(release),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -196,6 +198,14 @@ def _engines(release: Release) -> list[str]:
     """The engines that measured files, the one that users run first."""
     found = {row.engine for row in release.measurements if row.level != REFERENCE}
     return [engine for engine in ENGINES if engine in found] + sorted(found - set(ENGINES))
+
+
+def _reference(release: Release) -> str:
+    """What files were measured against."""
+    engines = {row.engine for row in release.measurements if row.level == REFERENCE}
+    if "llama.cpp" in engines:
+        return "the source's GGUF, which llama.cpp ran"
+    return "the source weights, which transformers ran in float32"
 
 
 def _reference_engines(release: Release) -> list[str]:

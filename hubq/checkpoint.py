@@ -33,6 +33,8 @@ WIDTHS |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, 
 CODES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
 SCALE = "_scale_inv"
 BLOCK = 128  # rows and columns that share a scale
+# how the names of tensors end that old versions of transformers stored, and computes anew
+BUFFERS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias")
 AGAIN = "download the model again, or ask its owner to upload the file again"
 
 
@@ -183,6 +185,12 @@ def merge(headers: Iterable[Mapping[str, StoredTensor]], index: bytes | None) ->
         if extra := sorted(tensors.keys() - wanted.keys()):
             raise BadSource(f"the shards hold tensors that the index does not name: {few(extra)}", AGAIN)
     return _with_scales(tensors)
+
+
+def precision(tensors: Mapping[str, StoredTensor]) -> str:
+    """The narrowest of the dtypes bf16, f16 and f32 that holds what matrices are stored as."""
+    dtypes = {tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1}
+    return "bf16" if dtypes <= {"BF16", "F8_E4M3"} else "f16" if dtypes <= {"F16"} else "f32"
 
 
 def _with_scales(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -48,7 +48,13 @@ def root(
 
 @app.command()
 def publish(
-    model: Annotated[str, typer.Argument(help="A Hub id (org/model, or org/model@revision) or a folder in Hub format.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hub id (org/model, or org/model@revision), a folder in Hub format, or a GGUF in F32, BF16 or F16; "
+            "REPO:FILE names a GGUF of several."
+        ),
+    ],
     levels: Annotated[str, typer.Option(help="Levels, separated by commas, or all; see `hubq levels`.")],
     to: Annotated[str | None, typer.Option(help="Where to: owner/name on the Hub, or a folder that acts as a hub.")] = None,
     hub: Annotated[Path | None, typer.Option(help="A folder to take the model from by its id, instead of the Hub.")] = None,
@@ -80,6 +86,10 @@ def publish(
     stream: Annotated[
         bool, typer.Option("--stream", help="Build, measure, push and delete one level after another, for small disks.")
     ] = False,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option("--llama-cpp", help="llama.cpp's source: its converter takes the architectures that hubq does not know."),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
@@ -115,6 +125,7 @@ def publish(
             command=_command(dataset, split, text_field, windows, seed, no_eval),
             options=_options(custom, split_max_size),
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
+            llama_cpp=llama_cpp,
         )
         if dry_run:
             ui.show_plan(plan(request), as_json)

@@ -48,10 +48,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model in Hub format at one commit, on disk and checked against the Hub's listing.
+    """A model at one commit, on disk and checked against the Hub's listing.
 
-    `config` is config.json without the keys that could load code; `card` the front matter of README.md as plain data;
-    `files` only the files that hubq uses, each with its SHA-256.
+    `config` is config.json without the keys that could load code, empty for a model that is a GGUF; `card` the front matter of
+    README.md as plain data; `files` only the files that hubq uses, each with its SHA-256. `gguf` is the file that the model is
+    (the first of its parts), or that llama.cpp's converter made of it; of a model not yet pulled its metadata alone.
     """
 
     repo: str
@@ -60,6 +61,7 @@ class Source:
     config: Mapping[str, Any]
     card: Mapping[str, Any]
     files: tuple[RepoFile, ...]
+    gguf: Path | None = None
 
     @property
     def name(self) -> str:
@@ -196,6 +198,19 @@ class ImportanceMatrix:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The GGUF that files were quantized from, where hubq did not read the weights from a checkpoint.
+
+    `file` is its name, `type` how its weights are stored, `converter` the fingerprint of the llama.cpp checkout that converted
+    the source (empty: the source is this file).
+    """
+
+    file: str
+    type: str
+    converter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """What the parity gate found of one file: `detail` says what agrees, what differs, or why it was not checked."""
 
@@ -212,7 +227,7 @@ class Release:
     `weights` counts the model's parameters; `imatrices` are those that files were made with; `versions` maps package name to
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
     levels and their options, see record.commands. `checks` are those that each file went through before it was pushed;
-    `left_out` are the source's modules that the files do not hold.
+    `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF.
     """
 
     source: str
@@ -230,3 +245,4 @@ class Release:
     imatrices: tuple[ImportanceMatrix, ...] = ()
     checks: tuple[Check, ...] = ()
     left_out: tuple[str, ...] = ()
+    origin: Origin | None = None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hubq import checkpoint
 from hubq.errors import BadSource, HubError, Unsupported, Usage
 from hubq.formats import Expected, Options, open_format
-from hubq.hub import Hub, connect
-from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Snapshot, Source
+from hubq.hub import Files, Hub, connect
+from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
 from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
@@ -34,7 +33,8 @@ class Request:
     Hub id or a folder that acts as a hub (None: the user's account on the Hub); without `text` nothing is measured. `imatrix`
     is the file of an importance matrix, or the text to compute one from. `custom` and `split` are those of formats.Options;
     with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the release again, and
-    `options` and `imatrix_options` are what the command line said of recipe and matrix.
+    `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a checkout whose
+    converter takes models that hubq does not know.
     """
 
     model: str
@@ -51,6 +51,7 @@ class Request:
     command: str = ""
     options: str = ""
     imatrix_options: str = ""
+    llama_cpp: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,26 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What publishing will do with the model at `hub`.
+    """What publishing will do with the model at `hub`, which is called `name` in files and repositories.
 
-    In bytes: `download` is not on this machine yet, `write` is to be built, `need` the most that all of it takes of the disk
-    at a time, `free` on that disk. `imatrix` pins the importance matrix in `imatrix_file`: both are None where there is none,
-    or it is still to be computed from the text `calibration` and kept under `imatrix_key`.
+    `paths` are the files that are pulled, of which `shards` hold the weights. `gguf` is the place of the GGUF that the model
+    is, or that was made of it, with `origin`. In bytes: `download` is not on this machine yet, `write` is to be built, `need`
+    the most that all of it takes of the disk at a time, `free` on that disk. `imatrix` pins the importance matrix in
+    `imatrix_file`: both are None where there is none, or it is still to be computed from the text `calibration` and kept under
+    `imatrix_key`.
     """
 
     hub: Hub
     snapshot: Snapshot
     config: Mapping[str, Any]
     card: Mapping[str, Any]
+    name: str
+    architecture: str
     weights: int
+    paths: tuple[str, ...]
     shards: tuple[str, ...]
+    gguf: Path | None
+    origin: Origin | None
     items: tuple[Item, ...]
     target: str
     download: int
@@ -93,24 +101,46 @@ class Plan:
     imatrix_key: str = ""
     calibration: Windows | None = None
 
-    @property
-    def name(self) -> str:
-        """The model's name without its owner, fit for a file name."""
-        return _name(self.snapshot.repo)
+
+class NotConverted(Usage):
+    """A model that llama.cpp's converter has to convert first, from `snapshot` at `hub`, to be kept under `key`."""
+
+    def __init__(self, hub: Hub, snapshot: Snapshot, paths: Sequence[str], key: str, dtype: str) -> None:
+        super().__init__(
+            f"{snapshot.repo} is not converted yet, and before that nothing is known of its files", "run without --dry-run"
+        )
+        self.hub, self.snapshot, self.paths, self.key, self.dtype = hub, snapshot, tuple(paths), key, dtype
+        self.name = _name(snapshot.repo, False)
 
 
-def locate(model: str, hub: Path | None) -> tuple[Hub, str, str | None]:
-    """(hub, repository, revision) of a model as a person writes it: `org/model`, `org/model@revision`, or a folder."""
+def locate(model: str, hub: Path | None) -> tuple[Hub, str, str | None, str]:
+    """(hub, repository, revision, file) of a model as a person writes it.
+
+    That is `org/model`, `org/model@revision`, or a folder, each with `:FILE` behind it for a GGUF in it; or a local GGUF.
+    """
+    path = Path(model).expanduser()
+    if hub is None and path.is_file():
+        return _local_file(path.resolve())
+    model, _, file = model.partition(":") if not path.is_dir() else (model, "", "")
     folder = Path(model).expanduser()
     if hub is None and (folder.is_dir() or model.startswith((".", "/", "~"))):
         if not folder.is_dir():
             raise Usage(f"there is no folder {model}", "check the path, or write a Hub id as org/model")
         folder = folder.resolve()
-        return connect(folder.parent), folder.name, None
+        return connect(folder.parent), folder.name, None, file
     repo, _, revision = model.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII) and hub is None:
         raise Usage(f"{model!r} is neither a Hub id nor a folder", "write org/model, org/model@revision or ./folder")
-    return connect(hub), repo, revision or None
+    return connect(hub), repo, revision or None, file
+
+
+def _local_file(path: Path) -> tuple[Hub, str, None, str]:
+    """A GGUF on this machine, with its parts, as a hub of its own; its model is called as the file is, less the level."""
+    if path.suffix != ".gguf":
+        raise Usage(f"{path.name} is no GGUF file", "give a folder in transformers' format, or a .gguf file")
+    parts = open_format("gguf").local_parts(path)
+    name = re.sub(r"(?i)([-._](f32|bf16|f16|q8_0))?(-\d{5}-of-\d{5})?\.gguf$", "", path.name)
+    return Files(path.parent, [part.name for part in parts]), name or "model", None, parts[0].name
 
 
 def destination(to: str | None, name: str) -> tuple[Hub, str]:
@@ -137,63 +167,152 @@ def plan(request: Request) -> Plan:
 
 def plan_in(aside: Path, request: Request) -> Plan:
     """`plan`, with the model's small files left in the empty folder `aside`."""
-    hub, repo, revision = locate(request.model, request.hub)
+    hub, repo, revision, wanted = locate(request.model, request.hub)
     snapshot = hub.snapshot(repo, revision)
-    if snapshot.file("config.json") is None:
-        raise BadSource(f"{repo} has no config.json", "hubq reads models in transformers' format; check the id or the folder")
-
-    def fetch(path: str) -> bytes:
-        if not (aside / path).is_file():
-            data = hub.read(snapshot, path)
-            (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            (aside / path).write_bytes(data)
-        return (aside / path).read_bytes()
-
-    config, module = read_config(fetch("config.json")), open_format(request.levels[0].format)
-    module.check_kind(config)
-    shards = checkpoint.shards([file.path for file in snapshot.files], fetch)
-    small = used(snapshot)
-    for path in small:
-        fetch(path)
-    index = fetch(checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
-    stored = checkpoint.merge((_header(hub, snapshot, path) for path in shards), index)
-    wanted = {*small, *shards}
-    inputs = {file.path: file.sha256 or file.blob for file in snapshot.files if file.path in wanted}
-    matrix = _importance(request, module, Source(repo, snapshot.commit, aside, config, {}, ()), inputs)
-    options = Options(matrix.options, request.custom, request.split)
-    blueprint = module.plan(repo, aside, config, stored, request.levels, options)
-    if not blueprint.predicts and (request.text is not None or matrix.calibration is not None):
+    module = open_format(request.levels[0].format)
+    path = module.choose_source(snapshot, wanted)
+    if path is None and snapshot.file("config.json") is None:
+        raise BadSource(
+            f"{repo} has neither config.json nor a GGUF file",
+            "hubq reads models in transformers' format and unquantized GGUF files; check the id or the folder",
+        )
+    found = (_gguf if path else _checkpoint)(request, module, _Place(hub, snapshot, aside), path)
+    source, blueprint = found.source, found.blueprint
+    computing = request.imatrix is not None and not isinstance(request.imatrix, Path)
+    if not blueprint.predicts and (request.text is not None or computing):
         raise Unsupported(
-            f"{checkpoint.few([str(config['architectures'][0])])} is an encoder: it predicts no tokens that could be measured",
+            f"{checkpoint.few([found.architecture])} is an encoder: it predicts no tokens that could be measured",
             "publish without measurements: --no-eval, and with --imatrix none or a file",
         )
+    matrix = _importance(request, module, source, found.inputs)
+    laid_out = module.plan(blueprint, request.levels, Options(matrix.options, request.custom, request.split))
+    name = _name(repo, bool(path))
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
-    front["chat_template"] = blueprint.has_chat_template
-    items = tuple(_item(request, module, repo, inputs, blueprint, level, matrix) for level in request.levels)
+    front["chat_template"] = laid_out.has_chat_template
+    items = tuple(_item(request, module, name, found, laid_out, level, matrix) for level in request.levels)
     sizes = [item.size for item in items if item.artifact is None]
-    download = sum(snapshot.size(path) for path in inputs if not hub.cached(snapshot, path))
+    paths = tuple(dict.fromkeys([*found.small, *found.shards]))
+    download = sum(snapshot.size(path) for path in paths if not hub.cached(snapshot, path))
     disk = _existing(request.store.root)
     return Plan(
         hub=hub,
         snapshot=snapshot,
-        config=config,
+        config=source.config,
         card=front,
-        weights=blueprint.weights,
-        shards=shards,
+        name=name,
+        architecture=found.architecture,
+        weights=laid_out.weights,
+        paths=paths,
+        shards=found.shards,
+        gguf=found.gguf,
+        origin=found.origin,
         items=items,
-        target=_target_name(request, _name(repo)),
+        target=_target_name(request, name),
         download=download,
         write=sum(sizes),
         need=(max(sizes, default=0) if request.stream else sum(sizes)) + (download if _same_disk(hub, disk) else 0),
         free=shutil.disk_usage(disk).free,
         format=module,
-        blueprint=blueprint,
+        blueprint=laid_out,
         imatrix=matrix.facts,
         imatrix_file=matrix.file,
         imatrix_key=matrix.key,
         calibration=matrix.calibration,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A repository at a commit, and the folder for its small files."""
+
+    hub: Hub
+    snapshot: Snapshot
+    aside: Path
+
+    def fetch(self, path: str) -> bytes:
+        """A small file, which then lies in the folder too."""
+        if not (self.aside / path).is_file():
+            data = self.hub.read(self.snapshot, path)
+            (self.aside / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.aside / path).write_bytes(data)
+        return (self.aside / path).read_bytes()
+
+    def read(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes of a large file."""
+        return self.hub.read(self.snapshot, path, start, stop)
+
+    def inputs(self, wanted: Collection[str]) -> dict[str, str | None]:
+        """What pins the content of files, by path."""
+        return {file.path: file.sha256 or file.blob for file in self.snapshot.files if file.path in wanted}
+
+    def source(self, config: Mapping[str, Any], gguf: Path | None = None) -> Source:
+        """The source as far as small files tell of it."""
+        return Source(self.snapshot.repo, self.snapshot.commit, self.aside, config, {}, (), gguf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is known of a model before its weights are there, and its files, `small` ones and those of its weights.
+
+    `gguf` is the place of a GGUF within the pulled repository.
+    """
+
+    source: Source
+    architecture: str
+    blueprint: Any
+    small: tuple[str, ...]
+    shards: tuple[str, ...]
+    inputs: Mapping[str, Any]
+    gguf: Path | None = None
+    origin: Origin | None = None
+
+
+def _checkpoint(request: Request, module: ModuleType, place: _Place, _: None) -> _Found:
+    """A model in transformers' format."""
+    snapshot = place.snapshot
+    config = read_config(place.fetch("config.json"))
+    unknown = None
+    try:
+        module.check_kind(config)
+    except Unsupported as error:
+        if request.llama_cpp is None:
+            raise
+        unknown = error
+    shards = checkpoint.shards([file.path for file in snapshot.files], place.fetch)
+    small = used(snapshot) if unknown is None else tuple({*used(snapshot), *module.converter_files(snapshot)})
+    for path in small:
+        place.fetch(path)
+    index = place.fetch(checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
+    headers = [checkpoint.read_header(path, snapshot.size(path), place.read) for path in shards]
+    stored, inputs = checkpoint.merge(headers, index), place.inputs({*small, *shards})
+    if unknown is None:
+        blueprint = module.draw(snapshot.repo, place.aside, config, stored)
+        return _Found(place.source(config), str(config["architectures"][0]), blueprint, small, shards, inputs)
+    assert request.llama_cpp
+    converter, dtype = module.converter(request.llama_cpp), checkpoint.precision(stored)
+    versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+    inputs |= {"converter": converter, "dtype": dtype, "name": place.source({}).name, **versions}
+    made = request.store.file("conversions", key(inputs))
+    if made is None:
+        raise NotConverted(place.hub, snapshot, [*small, *shards], key(inputs), dtype)
+    given = module.converted_source(made, converter)
+    source = place.source(config, made)
+    blueprint = module.draw_source(given, ())
+    return _Found(source, str(config["architectures"][0]), blueprint, small, shards, inputs, made, given.origin)
+
+
+def _gguf(request: Request, module: ModuleType, place: _Place, path: str) -> _Found:
+    """A model that is a GGUF."""
+    snapshot = place.snapshot
+    small = used(snapshot)
+    for name in small:
+        place.fetch(name)
+    given = module.fetch_source(snapshot, path, place.read, place.aside)
+    shards = tuple(part.path.as_posix() for part in given.parts)
+    blueprint = module.draw_source(given, module.towers(snapshot))
+    source = place.source({}, given.vocabulary)
+    return _Found(source, given.architecture, blueprint, small, shards, place.inputs(shards), Path(path), given.origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +329,11 @@ class _Importance:
 def _importance(request: Request, module: ModuleType, source: Source, inputs: Mapping[str, Any]) -> _Importance:
     if request.imatrix is None:
         return _Importance()
+    if source.gguf and not isinstance(request.imatrix, Path):
+        raise Unsupported(
+            "hubq computes importance matrices of models that it converts itself, not of a GGUF",
+            "make one with llama-imatrix and give it with --imatrix FILE",
+        )
     if isinstance(request.imatrix, Path):
         read = module.read_imatrix(request.imatrix)
         return _Importance(read, imatrix_facts(read, None), read.sha256, request.imatrix)
@@ -219,11 +343,12 @@ def _importance(request: Request, module: ModuleType, source: Source, inputs: Ma
     found = windows.evalset
     versions = {name: metadata.version(name) for name in ("numpy", "torch", "transformers")}
     matrix_key = key({"inputs": inputs, "calibration": asdict(found), "versions": versions})
-    if path := request.store.imatrix(matrix_key):
+    if path := request.store.file("imatrices", matrix_key):
         read = module.read_imatrix(path)
         return _Importance(read, imatrix_facts(read, found), matrix_key, path, windows)
     names = [found.dataset, found.config or "", found.split]
-    expected = Expected(f"{_name(source.repo)}-imatrix.gguf", (":".join(filter(None, names)),), found.windows, found.length)
+    file = f"{_name(source.repo, False)}-imatrix.gguf"
+    expected = Expected(file, (":".join(filter(None, names)),), found.windows, found.length)
     return _Importance(expected, None, matrix_key, None, windows)
 
 
@@ -239,24 +364,14 @@ def _same_disk(hub: Hub, disk: Path) -> bool:
     return cache is not None and _existing(cache).stat().st_dev == disk.stat().st_dev
 
 
-def _header(hub: Hub, snapshot: Snapshot, path: str) -> dict[str, checkpoint.StoredTensor]:
-    return checkpoint.read_header(path, snapshot.size(path), partial(hub.read, snapshot))
-
-
 def _item(
-    request: Request,
-    module: ModuleType,
-    repo: str,
-    inputs: Mapping[str, Any],
-    blueprint: Any,
-    level: Level,
-    matrix: _Importance,
+    request: Request, module: ModuleType, name: str, found: _Found, laid_out: Any, level: Level, matrix: _Importance
 ) -> Item:
-    weighted = level.id in blueprint.weighted
+    weighted = level.id in laid_out.weighted
     facts: dict[str, Any] = {
         "level": level.id,
-        "repo": repo,
-        "inputs": inputs,
+        "repo": found.source.repo,
+        "inputs": found.inputs,
         "custom": request.custom and asdict(request.custom),
     }
     facts |= {"split": request.split, "imatrix": matrix.key if weighted else None}
@@ -264,8 +379,8 @@ def _item(
     recipe_key = key(facts)
     options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options]))
     artifact = kept(request.store, recipe_key, matrix.facts)
-    file = module.file_name(_name(repo), level)
-    return Item(level, file, blueprint.sizes[level.id], recipe_key, options, artifact)
+    file = module.file_name(name, level)
+    return Item(level, file, laid_out.sizes[level.id], recipe_key, options, artifact)
 
 
 def kept(store: Store, key: str, imatrix: ImportanceMatrix | None, check: bool = False) -> Artifact | None:
@@ -274,8 +389,11 @@ def kept(store: Store, key: str, imatrix: ImportanceMatrix | None, check: bool =
     return artifact if artifact and artifact.imatrix in (None, imatrix and imatrix.sha256) else None
 
 
-def _name(repo: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", repo.rsplit("/", 1)[-1]).strip("-.") or "model"
+def _name(repo: str, is_gguf: bool) -> str:
+    name = repo.rsplit("/", 1)[-1]
+    if is_gguf:
+        name = re.sub("(?i)[-_.]gguf$", "", name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
 def _target_name(request: Request, name: str) -> str:

@@ -59,6 +59,7 @@ def record(release: Release) -> dict[str, Any]:
         "imatrices": [_matrix_record(matrix) for matrix in release.imatrices],
         "checks": [asdict(check) for check in release.checks],
         "left_out": list(release.left_out),
+        "origin": asdict(release.origin) if release.origin else None,
     }
 
 
@@ -195,6 +196,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "measurements": measurements,
         "checks": raw.get("checks", []),  # older records have none
         "left_out": raw.get("left_out", []),
+        "origin": raw.get("origin"),
     }
 
 

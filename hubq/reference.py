@@ -16,14 +16,13 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.utils import logging
 
-from hubq.checkpoint import AGAIN, CODES, few, open_checkpoint
+from hubq.checkpoint import AGAIN, BUFFERS, CODES, few, open_checkpoint
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Source
 
 Logits = Callable[[np.ndarray, int], torch.Tensor]
 
 WITHOUT = "update transformers, or publish without measurements: --no-eval"
-BUFFERS = ("rotary_emb.inv_freq", "attn.masked_bias")  # that old versions of transformers stored
 # settings that say how the weights were stored or by what they were written, and have no say in what is computed here
 STORAGE = {"model_type", "torch_dtype", "dtype", "transformers_version"}
 

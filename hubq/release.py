@@ -15,17 +15,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hubq import __version__, card, checkpoint
-from hubq.errors import GateFailed, HubqError, Unsupported, Usage
+from hubq import __version__, card
+from hubq.errors import GateFailed, HubqError, MissingExtra, Unsupported, Usage
 from hubq.hub import Hub
 from hubq.nouns import Artifact, Measurement, Release, Source
-from hubq.plan import Plan, Request, destination, imatrix_facts, kept, plan_in
+from hubq.plan import NotConverted, Plan, Request, destination, imatrix_facts, kept, plan_in
 from hubq.record import merge, read_record
-from hubq.source import used
 from hubq.store import key
 
 if TYPE_CHECKING:
-    from hubq.text import Windows
+    from hubq.text import TextSpec, Windows
 
 SPARE = 64 << 20  # bytes of disk left free beside what is written
 PROBED = 128  # ids in a window of the text that the gate scores where nothing is measured
@@ -33,7 +32,7 @@ PROBED = 128  # ids in a window of the text that the gate scores where nothing i
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step`: plan, pull, calibrate, build, measure, check or push.
+    """Progress of a `step`: pull, convert, plan, calibrate, build, measure, check or push.
 
     `label` is a file, a level or "level engine"; `result` what came out of it.
     """
@@ -61,7 +60,7 @@ class Result:
 def publish(request: Request, tell: Tell = lambda event: None) -> Result:
     """Pull, build, measure, check, write the card, push: whatever of it is not done yet."""
     with tempfile.TemporaryDirectory() as aside, request.store.locked():
-        planned = plan_in(Path(aside), request)
+        planned = _plan(Path(aside), request, tell)
         tell(Event("plan", result=planned))
         hub, repo = destination(request.to, planned.name)
         hub.check_writable(repo)
@@ -76,6 +75,39 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
         planned = _with_imatrix(request, planned, source, tell)
         job = _Job(request, source, windows, hub, repo, tell)
         return _stream(job, planned) if request.stream else _publish(job, planned)
+
+
+def _plan(aside: Path, request: Request, tell: Tell) -> Plan:
+    """The plan, with the model converted by llama.cpp first where that has to be."""
+    try:
+        return plan_in(aside, request)
+    except NotConverted as model:
+        _convert(request, model, tell)
+        return plan_in(aside, request)
+
+
+def _convert(request: Request, model: NotConverted, tell: Tell) -> None:
+    from hubq.formats.gguf.convert import convert
+
+    checkout = request.llama_cpp
+    assert checkout
+    snapshot, name = model.snapshot, f"{model.name}-{model.dtype.upper()}.gguf"
+    folder, _ = model.hub.pull(snapshot, model.paths, lambda path, done, size: tell(Event("pull", path, done, size)))
+    request.store.keep_file(
+        "conversions",
+        model.key,
+        name,
+        lambda path: convert(
+            checkout,
+            folder,
+            model.paths,
+            model.dtype,
+            path,
+            lambda done, total: tell(Event("convert", name, done, total)),
+            model.name,
+        ),
+    )
+    tell(Event("convert", name, 1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +175,12 @@ def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleTy
     head = hub.snapshot(repo)
     merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
     order = {level.id: place for place, level in enumerate(module.LEVELS.values())}
-    engines = list(module.engines())
     artifacts = sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))
     rows = sorted(
         merged.measurements,
         key=lambda row: (
             row.level != card.REFERENCE,
-            engines.index(row.engine) if row.engine in engines else len(engines),
+            card.ENGINES.index(row.engine) if row.engine in card.ENGINES else len(card.ENGINES),
             order.get(row.level, len(order)),
         ),
     )
@@ -161,17 +192,41 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
     """The text to measure on, tokenized, before anything is built: a missing one should not cost the work."""
     if request.text is None:
         return None
-    from hubq import reference, text
+    snapshot, gguf = planned.snapshot, planned.gguf and aside / planned.gguf
+    source = Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, (), gguf)
+    _reference(planned, source)
+    windows = _windows(planned, source, request.text)
+    from hubq import text
 
-    reference.describe(planned.config)
-    snapshot = planned.snapshot
-    windows = text.windows(Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, ()), request.text)
     if planned.calibration and (shared := text.shared_runs(windows, planned.calibration)):
         raise Usage(
             f"the text to measure on repeats {shared:,} runs of 64 tokens of the calibration text",
             "numbers on what the files were fitted to mean little: choose another text with --calibration or --dataset",
         )
     return windows
+
+
+def _windows(planned: Plan, source: Source, spec: TextSpec) -> Windows:
+    from hubq import text
+
+    return text.windows(source, spec, None if source.config else planned.format.tokenize)
+
+
+def _reference(planned: Plan, source: Source) -> tuple[str, Callable[[], Any]]:
+    """The engine that runs the source, and what opens it: transformers, or llama.cpp for a GGUF that only it knows.
+
+    Raises Unsupported where neither can.
+    """
+    from hubq import reference
+
+    if source.config:
+        try:
+            reference.describe(source.config)
+            return "transformers", lambda: reference.load(source.config, reference.source_weights(source))
+        except Unsupported:
+            if source.gguf is None:
+                raise
+    return planned.format.RUNTIME, lambda: planned.format.load_source(source)
 
 
 def _with_imatrix(request: Request, planned: Plan, source: Source, tell: Tell) -> Plan:
@@ -189,8 +244,8 @@ def _with_imatrix(request: Request, planned: Plan, source: Source, tell: Tell) -
             windows.ids,
             lambda done: tell(Event("calibrate", name, done, len(windows.ids))),
         )
-    path = request.store.keep_imatrix(
-        planned.imatrix_key, name, lambda path: module.write_imatrix(planned.blueprint, activations, path)
+    path = request.store.keep_file(
+        "imatrices", planned.imatrix_key, name, lambda path: module.write_imatrix(planned.blueprint, activations, path)
     )
     made = module.read_imatrix(path)
     return replace(
@@ -204,9 +259,9 @@ def _with_imatrix(request: Request, planned: Plan, source: Source, tell: Tell) -
 def _pull(planned: Plan, tell: Tell) -> Source:
     """The source on disk, checked."""
     snapshot = planned.snapshot
-    paths = [*used(snapshot), *planned.shards]
-    folder, files = planned.hub.pull(snapshot, paths, lambda path, done, size: tell(Event("pull", path, done, size)))
-    return Source(snapshot.repo, snapshot.commit, folder, planned.config, planned.card, files)
+    folder, files = planned.hub.pull(snapshot, planned.paths, lambda path, done, size: tell(Event("pull", path, done, size)))
+    gguf = planned.gguf and folder / planned.gguf
+    return Source(snapshot.repo, snapshot.commit, folder, planned.config, planned.card, files, gguf)
 
 
 def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple[Artifact, ...]:
@@ -223,11 +278,8 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
             for level in missing:
                 tell(Event("build", level, done, total))
 
-        with (
-            _cleared(paths.values()),
-            checkpoint.open_checkpoint(source.folder, [file.path for file in source.files]) as opened,
-        ):
-            for artifact in planned.format.build(planned.blueprint, opened, paths, progress):
+        with _cleared(paths.values()):
+            for artifact in planned.format.build(planned.blueprint, source, paths, progress):
                 item = missing[artifact.level]
                 finished = store.keep(replace(artifact, key=item.key, options=item.options))
                 found[artifact.level] = finished
@@ -251,33 +303,39 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
     return Release(
         source=source.repo,
         commit=source.commit,
-        architecture=str(planned.config["architectures"][0]),
+        architecture=planned.architecture,
         weights=planned.weights,
         target=target,
         card=planned.card,
         artifacts=artifacts,
         versions={"hubq": __version__, **{name: metadata.version(name) for name in packages}},
-        command=request.command.replace("{model}", _again(source)),
+        command=request.command.replace("{model}", _again(planned)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
         left_out=planned.blueprint.left_out,
+        origin=planned.origin,
     )
 
 
-def _again(source: Source) -> str:
+def _again(planned: Plan) -> str:
     """The source as the command line takes it, pinned where the Hub can find it."""
-    if "/" not in source.repo:
-        return f"./{source.repo}"
-    return f"{source.repo}@{source.commit}" if len(source.commit) == 40 else f"{source.repo} --hub FOLDER"
+    repo, commit, origin = planned.snapshot.repo, planned.snapshot.commit, planned.origin
+    file = f":{planned.gguf}" if origin and not origin.converter else ""
+    converter = " --llama-cpp DIR" if origin and origin.converter else ""
+    if "/" not in repo:
+        return f"./{origin.file if origin and file else repo}{converter}"
+    return (f"{repo}@{commit}{file}" if len(commit) == 40 else f"{repo}{file} --hub FOLDER") + converter
 
 
 def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
     """The release with its measurements: those that the store holds, and the missing ones."""
     from hubq import score
 
-    engines = planned.format.engines()
+    engines = planned.format.engines(job.source)
+    if not engines:
+        raise MissingExtra("only llama.cpp runs such a model, and llama-cpp-python is missing", 'pip install "hubq[llama]"')
     wanted = [(artifact, engine) for engine in engines for artifact in release.artifacts]
     found = _score(job, planned, windows, wanted)
-    order = [score.REFERENCE, *((artifact.level, engine) for artifact, engine in wanted)]
+    order = [(score.REFERENCE, _reference(planned, job.source)[0]), *((artifact.level, engine) for artifact, engine in wanted)]
     return replace(
         release,
         measurements=tuple(found[pair] for pair in order),
@@ -291,19 +349,21 @@ def _score(
     job: _Job, planned: Plan, windows: Windows, wanted: Sequence[tuple[Artifact, str]], step: str = "measure"
 ) -> dict[tuple[str, str], Measurement]:
     """What each engine measures of each file, and the reference's own: what the store holds, and the rest computed."""
-    from hubq import reference, score
+    from hubq import score
     from hubq.metrics import METRICS_VERSION
 
+    engine, opened = _reference(planned, job.source)
     store, module, source, tell = job.request.store, planned.format, job.source, job.tell
     computing = {"config.json", *planned.shards}
-    inputs = {file.path: file.sha256 for file in source.files if file.path in computing}
+    inputs: dict[str, Any] = {"origin": asdict(planned.origin)} if planned.origin else {}
+    inputs |= {file.path: file.sha256 for file in source.files if file.path in computing}
 
     def measured_key(level: str, sha256: str, engine: str) -> str:
         facts = {"evalset": asdict(windows.evalset), "metrics": METRICS_VERSION, "versions": _versions([engine])}
         return key({"level": level, "sha256": sha256, "engine": engine, "inputs": inputs, **facts})
 
     keys = {(artifact.level, engine): measured_key(artifact.level, artifact.sha256, engine) for artifact, engine in wanted}
-    keys[score.REFERENCE] = measured_key("reference", "", score.REFERENCE[1])
+    keys[score.REFERENCE, engine] = measured_key(score.REFERENCE, "", engine)
     found = {pair: kept for pair, pair_key in keys.items() if (kept := store.measurement(pair_key))}
     for measurement in found.values():
         tell(Event(step, f"{measurement.level} {measurement.engine}", 1, 1, measurement))
@@ -315,10 +375,11 @@ def _score(
         }
         for measurement in score.measure(
             windows,
-            lambda: reference.load(source.config, reference.source_weights(source)),
+            opened,
             missing,
             progress=lambda label, done, total: tell(Event(step, label, done, total)),
             known=job.known,
+            engine=engine,
         ):
             pair = (measurement.level, measurement.engine)
             store.keep_measurement(keys[pair], measurement)
@@ -348,15 +409,17 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     """The files' logits held against the source's on a few windows of a short text, or why they are not."""
     from hubq import text
 
-    module, probe = planned.format, planned.format.probe_text(job.source)
-    if not probe or module.RUNTIME not in module.engines():
+    module = planned.format
+    if not planned.blueprint.predicts:
+        return (), "an encoder has no logits"
+    if module.RUNTIME not in module.engines(job.source):
         return (), ""
     if 4 * planned.weights > _memory():
         return (), "the source in float32 does not fit into this machine's memory"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.txt"
-        path.write_bytes(probe.encode())
-        windows = text.windows(job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None))
+        path.write_bytes(module.probe_text().encode())
+        windows = _windows(planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None))
     try:
         found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], "check")
     except Unsupported as error:

@@ -23,7 +23,7 @@ Logits = Callable[[np.ndarray, int], Any]
 Open = Callable[[], AbstractContextManager[Logits]]
 Progress = Callable[[str, int, int], None]
 
-REFERENCE = ("reference", "transformers")
+REFERENCE = "reference"  # what stands for a level in the measurement of the source itself
 BUDGET = 2 << 30  # bytes of log-probabilities
 BLOCK = 1 << 19  # numbers that a core works on at a time: few enough to stay in its cache, enough to be worth waking it for
 
@@ -56,27 +56,28 @@ def measure(
     budget: int = BUDGET,
     progress: Progress = lambda label, done, total: None,
     known: list[tuple[Kept, np.ndarray]] | None = None,
+    engine: str = "transformers",
 ) -> Iterator[Measurement]:
     """Score all windows with the reference and with each variant; yield each one's measurement as soon as it is complete.
 
     `variants` maps (level, engine) to what opens it; an opened model maps ids [T] and `first` to float32 logits
     [T - 1 - first, V]. `budget` bounds the kept log-probabilities, in bytes: where they exceed it, every model is loaded
     again for each batch; where it holds them all, they stay in `known` for the next call. `progress` hears "level engine", the
-    windows done and all windows. Raises HubqError where logits
-    are not finite, or not over the reference's vocabulary.
+    windows done and all windows; `engine` is that of the reference. Raises
+    HubqError where logits are not finite, or not over the reference's vocabulary.
     """
     total = len(windows.ids)
     truth: list[np.ndarray] = []
     seen: dict[tuple[str, str], list[Columns]] = {key: [] for key in variants}
     while len(truth) < total:
         start = len(truth)
-        batch = known or list(_reference(windows.ids, start, reference, budget, progress))
+        batch = known or list(_reference(windows.ids, start, reference, (REFERENCE, engine), budget, progress))
         kept = [window for window, _ in batch]
         truth += [nll for _, nll in batch]
         if known is not None and len(batch) == total:
             known[:] = batch
         if len(truth) == total:
-            yield Measurement(*REFERENCE, estimates(itself(np.stack(truth), windows.bytes), paired=False))
+            yield Measurement(REFERENCE, engine, estimates(itself(np.stack(truth), windows.bytes), paired=False))
         for key, opened in variants.items():
             seen[key] += _variant(windows.ids, start, kept, opened, key, progress)
             if len(truth) == total:
@@ -89,7 +90,7 @@ def _table(nll_ref: np.ndarray, columns: list[Columns], size: np.ndarray) -> Sco
 
 
 def _reference(
-    ids: np.ndarray, start: int, reference: Open, budget: int, progress: Progress
+    ids: np.ndarray, start: int, reference: Open, key: tuple[str, str], budget: int, progress: Progress
 ) -> Iterator[tuple[Kept, np.ndarray]]:
     """Windows from `start` on with their NLL [S], until all are done or the budget is used up; at least one."""
     first, room = ids.shape[1] // 2, 1
@@ -98,11 +99,11 @@ def _reference(
         while window < min(start + room, len(ids)):
             kept = keep(torch.as_tensor(logits(ids[window], first)))
             nll = _nll(kept.shifted, kept.ln_sum, ids[window, first + 1 :])
-            _finite(REFERENCE, window, nll)
+            _finite(key, window, nll)
             yield kept, nll
             room = max(1, budget // kept.shifted.nbytes)
             window += 1
-            progress(" ".join(REFERENCE), window, len(ids))
+            progress(" ".join(key), window, len(ids))
 
 
 def _variant(

@@ -27,6 +27,8 @@ USED = (
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",
+    "modules.json",
+    "[0-9]_Pooling/config.json",
     "model.safetensors.index.json",
     "README.md",
     "LICENSE*",
@@ -35,10 +37,10 @@ USED = (
 
 def used(snapshot: Snapshot) -> tuple[str, ...]:
     """The paths of the small files that hubq reads from a repository."""
-    return tuple(file.path for file in snapshot.files if any(_matches(file.path, pattern) for pattern in USED))
+    return tuple(file.path for file in snapshot.files if any(matches(file.path, pattern) for pattern in USED))
 
 
-def _matches(path: str, pattern: str) -> bool:
+def matches(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)  # a star stands for no slash
 
 
@@ -50,7 +52,7 @@ def read_config(data: bytes) -> dict[str, Any]:
     BadSource for a file that is no JSON object, Unsupported for a model quantized in another way.
     """
     try:
-        config = _clean(json.loads(data))
+        config = without_code(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise BadSource(f"config.json cannot be read: {error}", "check the model's repository") from None
     if not isinstance(config, dict):
@@ -63,10 +65,10 @@ def read_config(data: bytes) -> dict[str, Any]:
     return config
 
 
-def _clean(value: Any) -> Any:
+def without_code(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _clean(v) for k, v in value.items() if not _loads_code(k)}
-    return [_clean(item) for item in value] if isinstance(value, list) else value
+        return {k: without_code(v) for k, v in value.items() if not _loads_code(k)}
+    return [without_code(item) for item in value] if isinstance(value, list) else value
 
 
 def _loads_code(key: str) -> bool:

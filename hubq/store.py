@@ -3,6 +3,7 @@
     ROOT/artifacts/KEY/{FILE, record.json}     an Artifact; the folder appears by one rename, complete and fsynced
     ROOT/measurements/KEY.json                 a Measurement
     ROOT/imatrices/KEY/FILE                    an importance matrix; the folder appears as those of artifacts do
+    ROOT/conversions/KEY/FILE                  a GGUF that llama.cpp converted, likewise
     ROOT/artifacts/KEY.part/                   being written; left behind by a killed run, wiped by the next
 
 A key is the SHA-256 of everything that the content depends on. What is found is checked against its record before it is used.
@@ -119,13 +120,13 @@ class Store:
         """Delete the artifact of a key: its files are somewhere else now."""
         shutil.rmtree(self.root / "artifacts" / key)
 
-    def imatrix(self, key: str) -> Path | None:
-        """The importance matrix of a key, or None."""
-        return next(iter((self.root / "imatrices" / key).glob("*")), None)
+    def file(self, kind: str, key: str) -> Path | None:
+        """The file of a key, or None; `kind` is "imatrices" or "conversions"."""
+        return next(iter((self.root / kind / key).glob("*")), None)
 
-    def keep_imatrix(self, key: str, name: str, write: Callable[[Path], None]) -> Path:
-        """Let `write` make an importance matrix, and keep it under a key by its name."""
-        folder = self.root / "imatrices" / key
+    def keep_file(self, kind: str, key: str, name: str, write: Callable[[Path], None]) -> Path:
+        """Let `write` make a file of a kind, and keep it under a key by its name."""
+        folder = self.root / kind / key
         aside = self._aside(folder)
         write(aside / name)
         with open(aside / name, "rb") as file:

@@ -12,20 +12,25 @@ import json
 import logging
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hubq.checkpoint import AGAIN
 from hubq.errors import BadSource, HubError, Usage
 from hubq.nouns import EvalSet, Source
+from hubq.tokenize import MISSING, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 BEGINNING = 200_000  # characters of a text that go with its windows
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> loader of datasets; .txt is read as it is
 LOCAL = "give a local file instead (--dataset FILE.txt, .jsonl or .parquet), or publish without measuring: --no-eval"
+Tokenize = Callable[[Source, str], tuple[np.ndarray, np.ndarray, int | None]]
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -80,15 +85,16 @@ class _Tokens:
     bos: int | None
 
 
-def windows(source: Source, spec: TextSpec) -> Windows:
+def windows(source: Source, spec: TextSpec, tokenize: Tokenize | None = None) -> Windows:
     """The windows that measure a source's variants, and the facts that pin them.
 
     The first id of each window is replaced by the beginning-of-text token where the tokenizer puts one before every text.
+    `tokenize` splits the text of a source without a tokenizer of transformers; it returns (ids, ends, bos), see _Tokens.
     Raises Usage for a text that is missing, too short or not what the spec says, HubError for a dataset that cannot be
     fetched, BadSource for a tokenizer that cannot be read.
     """
     found = _local(Path(spec.dataset).expanduser(), spec.field) if _is_local(spec.dataset) else _hub(spec)
-    tokens = _tokenize(source, found.text)
+    tokens = _Tokens(*tokenize(source, found.text)) if tokenize else _tokenize(source, found.text)
     available, first = len(tokens.ids) // spec.length, spec.length // 2
     if available < 2:
         raise Usage(
@@ -216,26 +222,21 @@ def _datasets() -> Any:
 
 
 def _tokenize(source: Source, text: str) -> _Tokens:
-    if (source.folder / "tokenizer.json").is_file():
-        return _by_tokenizers(source.folder / "tokenizer.json", text)
+    if (tokenizer := load_tokenizer(source.folder)) is not None:
+        return _by_tokenizers(tokenizer, text)
     if (source.folder / "tokenizer.model").is_file():
         return _by_sentencepiece(source.folder, text)
-    raise BadSource("the model has no tokenizer: neither tokenizer.json nor tokenizer.model", AGAIN)
+    raise BadSource(MISSING, AGAIN)
 
 
-def _by_tokenizers(path: Path, text: str) -> _Tokens:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise BadSource(f"tokenizer.json cannot be read: {error}", AGAIN) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+def _by_tokenizers(tokenizer: Tokenizer, text: str) -> _Tokens:
     with_special, plain = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
     bos = with_special[0] if len(with_special) > len(plain) and with_special[1 : 1 + len(plain)] == plain else None
-    tokenizer.post_processor = None  # it would trim spaces off the offsets
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    kept, tokenizer.post_processor = tokenizer.post_processor, None  # it would trim spaces off the offsets
+    try:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+    finally:
+        tokenizer.post_processor = kept
     ends = np.array([end for _, end in encoding.offsets], np.int64)
     return _Tokens(np.array(encoding.ids, np.int64), _byte_positions(text)[ends], bos)
 

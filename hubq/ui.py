@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -87,17 +88,17 @@ class Screen:
             self.console.print(line)
 
     def _begin(self, plan: Plan) -> None:
-        what = f"{plan.config['architectures'][0]} · {plan.weights / 1e6:,.1f} M weights"
+        what = f"{plan.architecture} · {plan.weights / 1e6:,.1f} M weights"
         self.console.print(f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {what}")
-        if plan.blueprint.left_out:
-            self.console.print(_left_out(plan))
+        for line in _notes(plan):
+            self.console.print(line)
         self.sizes = {item.level.id: size(item.size) for item in plan.items}
         self.states = {level: "waiting" for level in self.sizes}
 
     def _note(self, event: Event) -> None:
         portion = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
         level, _, engine = event.label.partition(" ")
-        if event.step in ("pull", "calibrate", "push"):
+        if event.step in ("pull", "convert", "calibrate", "push"):
             self.step = f"{event.step.removesuffix('e')}ing {event.label} {portion}"
             return
         self.step = ""
@@ -123,16 +124,23 @@ class Screen:
         return table
 
 
-def _left_out(plan: Plan) -> str:
-    return (
-        f"not converted: {', '.join(plan.blueprint.left_out)}; the files hold the language model alone, without an mmproj file"
-    )
+def _notes(plan: Plan) -> Iterator[str]:
+    """What people should know of the source."""
+    if plan.blueprint.left_out:
+        names = ", ".join(plan.blueprint.left_out)
+        yield f"not converted: {names}; the files hold the rest of the model"
+    if plan.origin and plan.origin.converter:
+        yield f"converted by llama.cpp to {plan.origin.file}"
+    if plan.origin and plan.origin.type == "Q8_0":
+        yield f"warning: {plan.origin.file} has 8 bits per weight: what it lost the files lose too, and no number shows it"
 
 
 def _line(event: Event) -> str:
     """A finished step in a line; nothing for one that goes on."""
     if event.step == "pull" and event.done == event.total and event.total:
         return f"pulled    {event.label} ({size(event.total)})"
+    if event.step == "convert" and event.done == event.total:
+        return f"converted {event.label}"
     if event.step == "calibrate" and event.done == event.total:
         return f"weighed   {event.label} ({event.total} windows)"
     if event.step == "build" and event.result is not None:
@@ -220,6 +228,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         keys = ("weights", "target", "download", "write", "need", "free")
         facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
         facts["left_out"] = list(plan.blueprint.left_out)
+        facts["origin"] = asdict(plan.origin) if plan.origin else None
         facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
         facts["levels"] = [
             {"level": item.level.id, "file": item.file, "size": item.size, "key": item.key, "built": item.artifact is not None}
@@ -234,8 +243,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     console = make_console(stderr=False)
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
     console.print(f"target    {plan.target}", soft_wrap=True)
-    if plan.blueprint.left_out:
-        console.print(_left_out(plan))
+    for line in _notes(plan):
+        console.print(line)
     console.print(f"download  {size(plan.download)}")
     console.print(f"disk      {size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
     console.print()

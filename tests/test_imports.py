@@ -25,9 +25,11 @@ hubq.release
 hubq.plan
 hubq.score hubq.card
 hubq.record hubq.plot
-hubq.formats hubq.metrics hubq.store hubq.hub hubq.text
+hubq.formats hubq.metrics hubq.hub hubq.text
+hubq.sealed
+hubq.store
 hubq.calibrate
-hubq.reference
+hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk
 hubq.nouns
 hubq.errors
@@ -37,7 +39,7 @@ hubq
 # package -> the only modules that import it
 HOMES = {
     "datasets": "hubq.text",
-    "filelock": "hubq.store",
+    "filelock": "hubq.store hubq.sealed",
     "gguf": "hubq.formats.gguf",
     "huggingface_hub": "hubq.hub",
     "jinja2": "hubq.card hubq.formats.gguf.render",
@@ -46,12 +48,16 @@ HOMES = {
     "matplotlib": "hubq.plot",
     "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
+    "optimum": "hubq.formats.onnx.worker",
+    "onnx": "hubq.formats.onnx",
+    "onnx_ir": "hubq.formats.onnx",
+    "onnxruntime": "hubq.formats.onnx",
     "pydantic": "hubq.record",
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",
-    "tokenizers": "hubq.text hubq.formats.gguf",
-    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor",
-    "transformers": "hubq.reference",
+    "tokenizers": "hubq.tokenize hubq.text hubq.formats.gguf",
+    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor hubq.formats.onnx.worker",
+    "transformers": "hubq.reference hubq.formats.onnx.worker",
     "typer": "hubq.cli",
     "yaml": "hubq.source hubq.card",
 }
@@ -140,13 +146,13 @@ def test_building_needs_no_framework(tmp_path: Path) -> None:
     program = """
 import pathlib, sys
 from hubq.checkpoint import open_checkpoint
-from hubq.formats.gguf.blueprint import draw
+from hubq.formats.gguf.blueprint import of_checkpoint
 from hubq.formats.gguf.layout import lay_out
 from hubq.formats.gguf.write import write
 from hubq.source import read_config
 folder = pathlib.Path(sys.argv[1])
 with open_checkpoint(folder, [path.name for path in folder.iterdir()]) as checkpoint:
-    drawn = draw("org/model", folder, read_config((folder / "config.json").read_bytes()), checkpoint.tensors)
+    drawn = of_checkpoint("org/model", folder, read_config((folder / "config.json").read_bytes()), checkpoint.tensors)
     assert list(write(drawn, lay_out(drawn, ["Q8_0"]), checkpoint, {"Q8_0": folder / "model.gguf"}))
 """
     assert loaded(program, folder) == {"numpy", "numba", "gguf", "tokenizers", "sentencepiece"}

@@ -197,15 +197,15 @@ def test_one_run_at_a_time_in_a_store(request_: Request) -> None:
 
 def test_a_source_without_config_is_refused(request_: Request, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadSource, match=r"empty has no config\.json"):
+    with pytest.raises(BadSource, match=r"empty has neither config\.json nor a GGUF file"):
         plan(replace(request_, model=str(tmp_path / "empty")))
 
 
 def test_models_and_targets_are_read_as_people_write_them(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert locate("org/model@abc", None)[1:] == ("org/model", "abc")
-    assert locate(str(tmp_path / "folder"), None)[1:] == ("folder", None)
-    assert locate("org/model", tmp_path)[1:] == ("org/model", None)
+    assert locate("org/model@abc", None)[1:] == ("org/model", "abc", "")
+    assert locate(str(tmp_path / "folder"), None)[1:] == ("folder", None, "")
+    assert locate("org/model", tmp_path)[1:] == ("org/model", None, "")
     assert destination("me/My-GGUF", "Model")[1] == "me/My-GGUF"
     assert destination(str(tmp_path), "Model")[1] == "Model-GGUF"
     with pytest.raises(Usage, match="neither a Hub id nor a folder"):
@@ -302,6 +302,7 @@ def test_an_encoder_is_published_without_measurements(request_: Request, tmp_pat
     release = publish(replace(request_, model=str(folder), text=None)).release
     outcomes = {check.name: check.outcome for check in release.checks if check.level == release.artifacts[0].level}
     assert outcomes["logits"] == "not checked" and "failed" not in outcomes.values()
+    assert {check.detail for check in release.checks if check.name == "logits"} == {"an encoder has no logits"}
 
 
 def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopback.Hub, request_: Request) -> None:

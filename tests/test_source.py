@@ -28,6 +28,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 def test_only_known_small_files_are_used() -> None:
     wanted = ["LICENSE", "LICENSE.txt", "README.md", "config.json", "tokenizer.json", "additional_chat_templates/tools.jinja"]
+    wanted += ["modules.json", "1_Pooling/config.json"]
     others = [
         "model.safetensors",
         "modeling_llama.py",
@@ -36,6 +37,9 @@ def test_only_known_small_files_are_used() -> None:
         "LICENSE/../../evil",
         "additional_chat_templates/../../evil.jinja",
         "additional_chat_templates/sub/evil.jinja",
+        "2_Dense/config.json",
+        "sub/1_Pooling/config.json",
+        "../1_Pooling/config.json",
         "Config.json",
     ]
     snapshot = Snapshot("org/model", "0" * 40, tuple(RepoFile(path, 1) for path in sorted(wanted + others)))

@@ -16,6 +16,7 @@ from typing import Any
 import loopback
 import numpy as np
 import pytest
+from test_tokenize import older
 from tokenizers import Tokenizer, processors
 
 from hubq import text
@@ -103,6 +104,15 @@ def test_bos_begins_each_window_where_the_tokenizer_puts_one(folder: Path, spec:
     assert (after.ids[:, 0] == 1).all() and not (before.ids[:, 0] == 1).any()
     assert np.array_equal(after.ids[:, 1:], before.ids[:, 1:])
     assert after.evalset.ids_sha256 != before.evalset.ids_sha256
+
+
+def test_an_older_tokenizer_cuts_as_its_tokenizer_json(folder: Path, spec: text.TextSpec) -> None:
+    wanted = windows(folder, spec)
+    older(folder, "gpt2", tokenizer_config={"add_bos_token": True, "bos_token": "[B]"})
+    found = windows(folder, spec)
+    assert found.evalset.bos == 1 and (found.ids[:, 0] == 1).all()
+    assert np.array_equal(found.ids[:, 1:], wanted.ids[:, 1:]) and np.array_equal(found.bytes, wanted.bytes)
+    assert windows(folder, spec).evalset.bos == 1  # the tokenizer is as it was
 
 
 def test_an_end_token_is_no_bos(folder: Path, spec: text.TextSpec) -> None:

@@ -22,7 +22,7 @@ def quantize(source: Path, target: Path, file_type: int, threads: int = 2, **opt
     """Write `target` from the GGUF `source` as llama-quantize would: llama_model_quantize with `options`.
 
     `matrix` maps tensor names to importances (float32); `tensor_types` are pairs of pattern and ggml_type; `output` and
-    `embedding` are the ggml_types of those two; `pure` is a flag.
+    `embedding` are the ggml_types of those two; `pure` and `requantize` (of 8-bit weights) are flags.
     """
     llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
     _run(source, target, file_type, {"threads": threads, **options})
@@ -135,7 +135,7 @@ def _dry_run(source: Path, file_type: int, options: Mapping[str, Any]) -> str:
 def _run(source: Path, target: Path, file_type: int, options: Mapping[str, Any], dry_run: bool = False) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.dry_run = file_type, options.get("threads", 2), dry_run
-    params.pure = options.get("pure", False)
+    params.pure, params.allow_requantize = options.get("pure", False), options.get("requantize", False)
     for field, option in {"output_tensor_type": "output", "token_embedding_type": "embedding"}.items():
         if options.get(option) is not None:
             setattr(params, field, options[option])

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from hubq.hub.folder import Folder
+from hubq.hub.folder import Files, Folder
 from hubq.nouns import RepoFile, Snapshot
+
+__all__ = ["Files", "Folder", "Hub", "Progress", "connect"]
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's path, the bytes done so far and its size in bytes."""

@@ -38,7 +38,7 @@ class Folder:
         """See Hub.snapshot. Reads every file, since the listing holds every file's SHA-256."""
         folder = self._find(repo)
         with _plain_errors(folder):
-            snapshot = _listing(repo, folder)
+            snapshot = self._listing(repo, folder)
         if revision not in (None, "main", snapshot.commit):
             raise HubError(
                 f"{folder} has no revision {revision}: a folder holds one state only, now {snapshot.commit}",
@@ -141,6 +141,9 @@ class Folder:
             raise
         return after
 
+    def _listing(self, repo: str, folder: Path) -> Snapshot:
+        return _listing(repo, folder)
+
     def _folder(self, repo: str) -> Path:
         check_path(repo)
         if repo.count("/") > 1 or _hidden(repo):
@@ -163,6 +166,20 @@ class Folder:
         return found
 
 
+class Files(Folder):
+    """Some files of the folder `root` as a hub of one repository, whatever that is called; nothing is pushed there."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        super().__init__(root)
+        self._names = names
+
+    def _listing(self, repo: str, folder: Path) -> Snapshot:
+        return _pinned(repo, folder, self._names)
+
+    def _folder(self, repo: str) -> Path:
+        return self.root
+
+
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
@@ -172,13 +189,18 @@ def _beside(folder: Path, role: str) -> Path:
 
 
 def _listing(repo: str, folder: Path) -> Snapshot:
-    """All files with their SHA-256. The commit is the SHA-256 over the sorted listing."""
-    files, digest = [], hashlib.sha256()
+    """All files of a folder."""
     names = (Path(top, name) for top, _, found in os.walk(folder) for name in found)
-    for path, name in sorted((name.relative_to(folder).as_posix(), name) for name in names):
-        if not _hidden(path) and name.is_file():
-            files.append(RepoFile(path, size(name), sha256(name)))
-            digest.update(f"{path}\0{files[-1].size}\0{files[-1].sha256}\n".encode())
+    paths = sorted((name.relative_to(folder).as_posix(), name) for name in names)
+    return _pinned(repo, folder, [path for path, name in paths if not _hidden(path) and name.is_file()])
+
+
+def _pinned(repo: str, folder: Path, paths: Sequence[str]) -> Snapshot:
+    """Files with their SHA-256. The commit is the SHA-256 over the listing."""
+    files, digest = [], hashlib.sha256()
+    for path in paths:
+        files.append(RepoFile(path, size(folder / path), sha256(folder / path)))
+        digest.update(f"{path}\0{files[-1].size}\0{files[-1].sha256}\n".encode())
     return Snapshot(repo, digest.hexdigest(), tuple(files))
 
 

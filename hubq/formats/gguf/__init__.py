@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.formats import Expected, Options
 from hubq.formats.gguf.levels import ALIASES, LEVELS
-from hubq.nouns import Artifact, Check, Level, Measurement, Release, Source
+from hubq.nouns import Artifact, Check, Level, Measurement, Release, Snapshot, Source
 
 if TYPE_CHECKING:
     from hubq.calibrate import Activation
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from hubq.formats.gguf.blueprint import Blueprint
     from hubq.formats.gguf.imatrix import Imatrix
     from hubq.formats.gguf.layout import Layout
+    from hubq.formats.gguf.origin import Given
     from hubq.formats.gguf.recipe import Custom
     from hubq.formats.gguf.tensors import Tensor
 
 RUNTIME = "llama.cpp"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Plan:
     @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer brings a chat template."""
-        return bool(self.blueprint.vocab.special.chat_template)
+        return self.blueprint.has_chat_template
 
 
 def check_kind(config: Mapping[str, Any]) -> None:
@@ -77,23 +78,78 @@ def check_kind(config: Mapping[str, Any]) -> None:
     family(config)
 
 
-def plan(
-    repo: str,
-    folder: Path,
-    config: Mapping[str, Any],
-    stored: Mapping[str, StoredTensor],
-    levels: Sequence[Level],
-    options: Options,
-) -> Plan:
-    """What the levels of a model will be, from its small files in `folder` and its tensors' shapes.
+def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> Blueprint:
+    """The blueprint of a model in transformers' format; see blueprint.of_checkpoint."""
+    from hubq.formats.gguf.blueprint import of_checkpoint
+
+    return of_checkpoint(repo, folder, config, stored)
+
+
+def choose_source(snapshot: Snapshot, wanted: str) -> str | None:
+    """The GGUF of a repository that is the source, or None; see origin.choose."""
+    from hubq.formats.gguf.origin import choose
+
+    return choose(snapshot, wanted)
+
+
+def local_parts(path: Path) -> list[Path]:
+    """The files of the model of which a local GGUF is one."""
+    from hubq.formats.gguf.read import part_paths, read_header
+
+    return part_paths(read_header(path))
+
+
+def fetch_source(snapshot: Snapshot, path: str, read: Callable[[str, int, int], bytes], aside: Path) -> Given:
+    """What is known of a GGUF before it is pulled; see origin.fetch."""
+    from hubq.formats.gguf.origin import fetch
+
+    return fetch(snapshot, path, read, aside)
+
+
+def draw_source(given: Given, left_out: Sequence[str]) -> Blueprint:
+    """The blueprint of a model that is a GGUF; see origin.draw."""
+    from hubq.formats.gguf.origin import draw
+
+    return draw(given, left_out)
+
+
+def towers(snapshot: Snapshot) -> tuple[str, ...]:
+    """The vision and audio towers that lie in a repository of GGUF files."""
+    from hubq.formats.gguf.origin import is_tower
+
+    return tuple(file.path for file in snapshot.files if file.path.endswith(".gguf") and is_tower(file.path))
+
+
+def converter(checkout: Path) -> str:
+    """What pins the converter of a llama.cpp checkout; see convert.fingerprint."""
+    from hubq.formats.gguf.convert import fingerprint
+
+    return fingerprint(checkout)
+
+
+def converter_files(snapshot: Snapshot) -> tuple[str, ...]:
+    """The small files of a model in transformers' format that the converter may read."""
+    from hubq.formats.gguf.convert import readable
+
+    return tuple(file.path for file in snapshot.files if readable(file.path))
+
+
+def converted_source(path: Path, converter: str) -> Given:
+    """What is known of a GGUF that a converter made."""
+    from hubq.formats.gguf.origin import converted
+
+    return converted(path, converter)
+
+
+def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Plan:
+    """What the levels of a model will be.
 
     Where options.imatrix tells of a matrix still to be computed, the plan has the sizes that it will lead to; `with_imatrix`
-    completes it. Raises Unsupported and BadSource for a model that cannot be converted, Usage for options that do not fit it.
+    completes it. Raises Usage for options that do not fit the model.
     """
-    from hubq.formats.gguf.blueprint import draw
     from hubq.formats.gguf.layout import lay_out
 
-    blueprint, imatrix = draw(repo, folder, config, stored), options.imatrix
+    imatrix = options.imatrix
     if isinstance(imatrix, Expected):
         imatrix = _stand_in(imatrix, blueprint.tensors)
     layouts = lay_out(blueprint, [level.name for level in levels], imatrix, options.custom, options.split)
@@ -145,15 +201,21 @@ def with_imatrix(plan: Plan, imatrix: Imatrix) -> Plan:
     return replace(plan, layouts=layouts, imatrix=imatrix)
 
 
-def build(
-    plan: Plan, checkpoint: Checkpoint, paths: Mapping[str, Path], progress: Callable[[int, int], None]
-) -> Iterator[Artifact]:
-    """Write the levels in `paths` (full name -> new file) in one pass over the checkpoint; see write.write."""
+def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Callable[[int, int], None]) -> Iterator[Artifact]:
+    """Write the levels in `paths` (full name -> new file) in one pass over the source's weights; see write.write."""
+    from hubq.checkpoint import open_checkpoint
     from hubq.formats.gguf.write import write
 
     names = {level.partition(":")[2]: path for level, path in paths.items()}
     layouts = {name: plan.layouts[name] for name in names}
-    return write(plan.blueprint, layouts, checkpoint, names, progress, imatrix=plan.imatrix)
+    if source.gguf:
+        from hubq.formats.gguf.origin import open_weights
+
+        opened: Checkpoint = open_weights(source.gguf)
+    else:
+        opened = open_checkpoint(source.folder, [file.path for file in source.files])
+    with opened:
+        yield from write(plan.blueprint, layouts, opened, names, progress, imatrix=plan.imatrix)
 
 
 def file_name(model: str, level: Level) -> str:
@@ -161,11 +223,25 @@ def file_name(model: str, level: Level) -> str:
     return f"{model}-{level.name}.gguf"
 
 
-def engines() -> tuple[str, ...]:
-    """The engines that can run here."""
+def engines(source: Source) -> tuple[str, ...]:
+    """The engines that can run here and suit a source: without a checkpoint there is none to decode weights into."""
     from hubq.formats.gguf.engine import available
 
-    return available()
+    return tuple(engine for engine in available() if engine == RUNTIME or source.gguf is None)
+
+
+def load_source(source: Source) -> AbstractContextManager[Any]:
+    """The GGUF that a source is, as a function from token ids to logits."""
+    from hubq.formats.gguf.engine import load_source
+
+    return load_source(source)
+
+
+def tokenize(source: Source, text: str) -> tuple[Any, Any, int | None]:
+    """A text in the tokens of the GGUF that a source is; see engine.tokenize."""
+    from hubq.formats.gguf.engine import tokenize
+
+    return tokenize(source, text)
 
 
 def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Any]:
@@ -175,11 +251,11 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
     return load(artifact, source, engine)
 
 
-def probe_text(source: Source) -> str:
-    """A short text to check logits on; empty for a model without."""
-    from hubq.formats.gguf.gate import probe_text
+def probe_text() -> str:
+    """A short text to check logits on."""
+    from hubq.formats.gguf.probe import PROBE
 
-    return probe_text(source)
+    return PROBE
 
 
 def check(
@@ -208,12 +284,23 @@ __all__ = [
     "calibrated",
     "check",
     "check_kind",
+    "choose_source",
+    "converted_source",
+    "converter",
+    "converter_files",
+    "draw",
+    "draw_source",
     "engines",
+    "fetch_source",
     "file_name",
     "load",
+    "load_source",
+    "local_parts",
     "plan",
     "probe_text",
     "read_imatrix",
+    "tokenize",
+    "towers",
     "usage",
     "with_imatrix",
     "write_imatrix",

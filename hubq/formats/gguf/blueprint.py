@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import struct
+import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,8 @@ import gguf
 from hubq.checkpoint import StoredTensor
 from hubq.errors import BadSource
 from hubq.formats.gguf.arch import family
+from hubq.formats.gguf.pooling import lost_steps, pooling
+from hubq.formats.gguf.read import Array
 from hubq.formats.gguf.recipe import Model
 from hubq.formats.gguf.tensors import Tensor
 from hubq.formats.gguf.vocab import Vocab, read_vocab
@@ -20,18 +25,15 @@ from hubq.formats.gguf.vocab import Vocab, read_vocab
 SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "sampling_min_p", "temperature": "sampling_temp"}
 
 
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """All that a model's files hold but weights: tensors in file order, hyper-parameters, tokenizer, `general.*` metadata.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint(ABC):
+    """All that a model's files hold but weights: tensors in file order, and what `pairs` gives.
 
-    `predicts` says whether it is a model of next tokens; encoders are not. `left_out` are the modules of the checkpoint that
-    the files do not hold.
+    `predicts` says whether it is a model of next tokens; encoders are not. `left_out` are the parts of the source that the
+    files do not hold.
     """
 
     tensors: list[Tensor]
-    keys: Mapping[str, Any]
-    vocab: Vocab
-    metadata: gguf.Metadata
     model: Model
     predicts: bool = True
     left_out: tuple[str, ...] = ()
@@ -41,31 +43,109 @@ class Blueprint:
         """The number of weights in the file."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
+    @property
+    @abstractmethod
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
 
-def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> Blueprint:
+    @abstractmethod
+    def pairs(self) -> tuple[int, bytes]:
+        """The number of key-value pairs of a file's header and their bytes, but for those that depend on its level."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn(Blueprint):
+    """The blueprint of a checkpoint: hyper-parameters, tokenizer, `general.*` metadata."""
+
+    keys: Mapping[str, Any]
+    vocab: Vocab
+    metadata: gguf.Metadata
+
+    @property
+    def has_chat_template(self) -> bool:
+        """See Blueprint."""
+        return bool(self.vocab.special.chat_template)
+
+    def pairs(self) -> tuple[int, bytes]:
+        """See Blueprint."""
+        with tempfile.TemporaryDirectory() as aside:
+            path = Path(aside) / "header"
+            writer = gguf.GGUFWriter(path, self.model.architecture)
+            writer.add_type(gguf.GGUFType.MODEL)
+            self.metadata.set_gguf_meta_model(writer)
+            for key, value in self.keys.items():
+                _add(writer, key, value)
+            self.vocab.write(writer)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.close()
+            data = path.read_bytes()
+        return struct.unpack_from("<Q", data, 16)[0], data[24:]
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, list):
+        writer.add_array(key, value)
+    else:
+        writer.add_string(key, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied(Blueprint):
+    """The blueprint of a model that is a GGUF already: its pairs as they are."""
+
+    raw: tuple[bytes, ...]
+    chats: bool
+
+    @property
+    def has_chat_template(self) -> bool:
+        """See Blueprint."""
+        return self.chats
+
+    def pairs(self) -> tuple[int, bytes]:
+        """See Blueprint."""
+        return len(self.raw), b"".join(self.raw)
+
+
+def of_checkpoint(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> Drawn:
     """The blueprint of a model from the small files in `folder` and the checkpoint's tensors.
 
     Raises Unsupported or BadSource for whatever cannot be converted.
     """
     kind = family(config)
     tensors = kind.tensors(config, stored)
-    keys = {f"{kind.gguf}{key}" if key.startswith(".") else key: value for key, value in kind.keys(config).items()}
-
-    def size(key: str, default: int = 0) -> int:
-        value = keys.get(f"{kind.gguf}.{key}", default)
-        return value[0] if isinstance(value, list) else value  # of a list by layer llama.cpp's mixes look at the first
-
-    vocab = read_vocab(folder, size("vocab_size"))
-    model = Model(
-        layers=size("block_count"),
-        heads=size("attention.head_count"),
-        kv_heads=size("attention.head_count_kv", size("attention.head_count")),
-        experts=size("expert_count"),
-        architecture=kind.gguf,
+    own = kind.keys(config) | (pooling(folder) if kind.encoder else {})
+    keys = {f"{kind.gguf}{key}" if key.startswith(".") else key: value for key, value in own.items()}
+    modules = [module for module in kind.left_out if any(name.startswith(f"{module}.") for name in stored)]
+    model = model_facts(kind.gguf, keys)
+    return Drawn(
+        tensors=tensors,
+        model=model,
+        predicts=not kind.encoder,
+        left_out=(*modules, *(lost_steps(folder) if kind.encoder else ())),
+        keys=keys,
+        vocab=read_vocab(folder, _size(keys, f"{kind.gguf}.vocab_size")),
+        metadata=_metadata(repo, folder, tensors, model.experts),
     )
-    left_out = tuple(module for module in kind.left_out if any(name.startswith(f"{module}.") for name in stored))
-    metadata = _metadata(repo, folder, tensors, model.experts)
-    return Blueprint(tensors, keys, vocab, metadata, model, not kind.encoder, left_out)
+
+
+def model_facts(architecture: str, keys: Mapping[str, Any]) -> Model:
+    """What recipes depend on, from a file's hyper-parameters."""
+    return Model.read(architecture, lambda key, default: _size(keys, f"{architecture}.{key}", default))
+
+
+def _size(keys: Mapping[str, Any], key: str, default: int = 0) -> int:
+    value = keys.get(key, default)
+    if isinstance(value, Array):
+        value = value.values(1)
+    value = value[0] if isinstance(value, list) and value else value  # of a list by layer llama.cpp's mixes look at the first
+    return value if type(value) is int else default
 
 
 def _metadata(repo: str, folder: Path, tensors: list[Tensor], experts: int) -> gguf.Metadata:

@@ -29,13 +29,21 @@ from hubq.nouns import Artifact, Source
 
 Logits = Callable[[np.ndarray, int], Any]
 
+RUNTIME = "llama.cpp"
 AGAIN = "build it again in a fresh folder: --work-dir DIR"
 SLAB = 1 << 18  # weights that a core decodes at a time, so that its intermediate arrays stay in its cache
 
 
 def available() -> tuple[str, ...]:
     """The engines that can run here, most faithful to what users will run first."""
-    return tuple(name for name in ENGINES if name != "llama.cpp" or importlib.util.find_spec("llama_cpp"))
+    return tuple(name for name in ENGINES if name != RUNTIME or importlib.util.find_spec("llama_cpp"))
+
+
+def load_source(source: Source) -> AbstractContextManager[Logits]:
+    """The GGUF that a source is, as a function from token ids to logits. Raises as `load`."""
+    assert source.gguf
+    _check_available(RUNTIME)
+    return _run(source.gguf)
 
 
 def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Logits]:
@@ -45,9 +53,13 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
     """
     if engine not in ENGINES:
         raise Usage(f"there is no engine {engine!r} for GGUF", f"choose one of {', '.join(ENGINES)}")
+    _check_available(engine)
+    return ENGINES[engine](artifact, source)
+
+
+def _check_available(engine: str) -> None:
     if engine not in available():
         raise MissingExtra("the engine llama.cpp needs llama-cpp-python", 'pip install "hubq[llama]"')
-    return ENGINES[engine](artifact, source)
 
 
 @contextmanager
@@ -124,11 +136,13 @@ class Vocabulary:
 
     def text(self, token: int | None) -> str:
         """What a token stands for, special ones written out; nothing for no token."""
-        if token is None:
-            return ""
+        return "" if token is None else self.piece(token).decode("utf-8", "replace")
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for in a text, special ones written out."""
         buffer = ctypes.create_string_buffer(1024)
         size = self._api.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
-        return buffer.raw[: max(size, 0)].decode("utf-8", "replace")
+        return buffer.raw[: max(size, 0)]
 
     def ends(self, token: int) -> bool:
         """Whether generation stops at a token."""
@@ -146,12 +160,34 @@ def vocabulary(path: Path) -> Iterator[Vocabulary]:
         yield Vocabulary(model)
 
 
+def _llama_cpp(artifact: Artifact, source: Source) -> AbstractContextManager[Logits]:
+    return _run(artifact.path)
+
+
+def tokenize(source: Source, text: str) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """A text's ids [N] by the tokenizer of the GGUF that a source is, where each ends in the text's UTF-8 bytes [N], and BOS.
+
+    BOS is None where no text begins with it. Raises HubqError for a file without a tokenizer, MissingExtra without llama.cpp.
+    """
+    assert source.gguf
+    _check_available(RUNTIME)
+    with vocabulary(source.gguf) as vocab:
+        ids = vocab.encode(text, add_special=False)
+        sizes = {token: len(vocab.piece(token)) for token in set(ids)}
+        bos = vocab.bos if vocab.adds_bos else None
+    ends, size = np.cumsum([sizes[token] for token in ids], dtype=np.int64), len(text.encode())
+    surplus = int(ends[-1]) - size if ids else 0
+    # one byte too many is the space that SentencePiece puts in front; where some text has no piece, ends are about right
+    ends = np.maximum(ends - 1, 0) if surplus == 1 else ends if surplus == 0 else ends * size // ends[-1]
+    return np.array(ids, np.int64), ends, bos
+
+
 @contextmanager
-def _llama_cpp(artifact: Artifact, source: Source) -> Iterator[Logits]:
+def _run(path: Path) -> Iterator[Logits]:
     import llama_cpp
 
-    with _model(artifact.path, llama_cpp.llama_model_default_params()) as model:
-        yield lambda ids, first: _decode(model, artifact.path.name, ids, first)
+    with _model(path, llama_cpp.llama_model_default_params()) as model:
+        yield lambda ids, first: _decode(model, path.name, ids, first)
 
 
 @contextmanager
@@ -215,6 +251,6 @@ def _reason() -> str:
 
 
 ENGINES: dict[str, Callable[[Artifact, Source], AbstractContextManager[Logits]]] = {
-    "llama.cpp": _llama_cpp,
+    RUNTIME: _llama_cpp,
     "weights": _weights,
 }

@@ -50,7 +50,7 @@ def facts(parts: Sequence[Header]) -> dict[str, Any]:
         "size": size,
         "weights": weights,
         "bits_per_weight": {"file": 8 * size / weights, "weights": 8 * content / weights} if weights else None,
-        "types": _types(tensors, weights),
+        "types": storage(tensors),
         "imatrix": {
             key.removeprefix(IMATRIX): _plain(value) for key, value in first.metadata.items() if key.startswith(IMATRIX)
         },
@@ -89,9 +89,9 @@ def _level(file_type: Any) -> str | None:
     return names.get(file_type & ~GUESSED, f"file type {file_type}")
 
 
-def _types(tensors: Sequence[StoredTensor], weights: int) -> list[dict[str, Any]]:
-    """The storage types in use, the one with most weights first."""
-    rows = []
+def storage(tensors: Sequence[StoredTensor]) -> list[dict[str, Any]]:
+    """The storage types in use, the one with most weights first: tensors, weights, bytes, share of all weights."""
+    rows, weights = [], sum(map(_weights, tensors))
     for name in dict.fromkeys(tensor.type for tensor in tensors):
         chosen = [tensor for tensor in tensors if tensor.type == name]
         count = sum(map(_weights, chosen))

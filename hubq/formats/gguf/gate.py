@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubq.checkpoint import AGAIN, few
 from hubq.errors import BadSource, HubqError
-from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.levels import LEVELS
+from hubq.formats.gguf.origin import own_pairs
 from hubq.formats.gguf.probe import PROBE
-from hubq.formats.gguf.read import read_set
+from hubq.formats.gguf.read import Header, read_set
 from hubq.formats.gguf.render import render
 from hubq.nouns import Artifact, Check, Measurement, Source
+from hubq.tokenize import load_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -80,15 +81,10 @@ class _NotChecked(Exception):
     """A check was not made; the message says why."""
 
 
-def probe_text(source: Source) -> str:
-    """The text that logits are compared on where there is no other; empty for a model that has none."""
-    return "" if _is_encoder(source) else PROBE
-
-
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
 ) -> tuple[Check, ...]:
-    """Hold each file against its source: tokenizer, chat template, stop tokens and logits.
+    """Hold each file against its source: tokenizer, chat template, stop tokens and logits; or metadata, of a source in GGUF.
 
     `text` is that of the evaluation, or empty; `measurements` those in llama.cpp, and `unmeasured` says why there are none.
     """
@@ -96,13 +92,16 @@ def check(
     rows = {row.level: row for row in measurements if row.engine == ENGINE}
     checks, known, found = [], None, {}
     for artifact in artifacts:
-        metadata = read_set(artifact.path)[0].metadata
-        tokenizer = {key: value for key, value in metadata.items() if key.startswith("tokenizer.")}
-        if tokenizer != known:  # levels of one model share their tokenizer
+        header = read_set(artifact.path)[0]
+        tokenizer = {key: value for key, value in header.metadata.items() if key.startswith("tokenizer.")}
+        if not source.config:
+            found = {
+                "metadata": _outcome(_same_metadata, header, source),
+                "token ids": _outcome(_same_vocabulary, header, source, text),
+            }
+        elif tokenizer != known:  # levels of one model share their tokenizer
             known, found = tokenizer, _tokenizer_checks(artifact.path, tokenizer, theirs, text)
-        logits = _outcome(
-            _logits, artifact, rows.get(artifact.level), "probe" if not text else "evaluation", source, unmeasured
-        )
+        logits = _outcome(_logits, artifact, rows.get(artifact.level), "probe" if not text else "evaluation", unmeasured)
         checks += [Check(artifact.level, name, *outcome) for name, outcome in {**found, "logits": logits}.items()]
     return tuple(checks)
 
@@ -164,15 +163,8 @@ class _Theirs:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """tokenizer.json, if there is one."""
-        from tokenizers import Tokenizer
-
-        if not (self.folder / "tokenizer.json").is_file():
-            return None
-        tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        """That of tokenizer.json or its older form, if there is one."""
+        return load_tokenizer(self.folder)
 
     @cached_property
     def specials(self) -> dict[str, int]:
@@ -279,7 +271,7 @@ def _token_ids(vocab: Vocabulary, theirs: _Theirs, text: str) -> str:
     llama.cpp has limits of its own, which no file can mend: it composes no decomposed letters, and of some pre-tokenizers it
     knows the rules for most scripts only. The probe leaves those out.
     """
-    special, source = theirs.tokenizer is not None, "tokenizer.json" if theirs.tokenizer else "tokenizer.model"
+    special, source = theirs.tokenizer is not None, tokenizer_files(theirs.folder) or "tokenizer.model"
     ours, wanted = vocab.encode(PROBE, parse_special=special), theirs.encode(PROBE)
     _same_ids(ours, wanted, "a probe text", vocab)
     told = f"the {len(ours):,} ids of a probe text are those of {source}"
@@ -394,10 +386,33 @@ def _stop_tokens(ours: _Ours, theirs: _Theirs) -> str:
     return f"llama.cpp stops at {few([repr(text) for text in stops.values()])}"
 
 
-def _logits(artifact: Artifact, row: Measurement | None, text: str, source: Source, unmeasured: str) -> str:
+def _same_metadata(header: Header, source: Source) -> str:
+    """Every key of the source's metadata has the same bytes in the file, but for those that say how it is stored."""
+    assert source.gguf
+    ours, theirs = own_pairs(header), own_pairs(read_set(source.gguf)[0])
+    if wrong := [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]:
+        raise _Differs(f"these keys are not as in the source: {few(wrong)}")
+    return f"{len(theirs)} keys are as in the source"
+
+
+def _same_vocabulary(header: Header, source: Source, text: str) -> str:
+    """llama.cpp makes the same ids of texts with the file as with the source."""
+    assert source.gguf
+    if not importlib.util.find_spec("llama_cpp"):
+        raise _NotChecked(WITHOUT)
+    from hubq.formats.gguf.engine import vocabulary
+
+    try:
+        with vocabulary(header.path) as ours, vocabulary(source.gguf) as theirs:
+            for name, sample in (("a probe text", PROBE), ("the evaluation text", text)):
+                _same_ids(ours.encode(sample), theirs.encode(sample), name, ours)
+            return f"the {len(ours.encode(PROBE + text)):,} ids of texts are those of the source"
+    except HubqError as error:
+        raise _Differs(error.message) from error
+
+
+def _logits(artifact: Artifact, row: Measurement | None, text: str, unmeasured: str) -> str:
     """The next-token distributions stay within the bounds of the file's bits."""
-    if _is_encoder(source):
-        raise _NotChecked("an encoder has no logits")
     if row is None:
         raise _NotChecked(unmeasured or (WITHOUT if not importlib.util.find_spec("llama_cpp") else "no file was scored"))
     bits = min(LEVELS[artifact.level.partition(":")[2]].bits, artifact.bits_per_weight)
@@ -407,7 +422,3 @@ def _logits(artifact: Artifact, row: Measurement | None, text: str, source: Sour
     if not (kld <= most and top1 >= least):
         raise _Differs(f"median KL divergence {kld:.3g} nats, {100 * top1:.1f} % of the top tokens the same; wanted is {bound}")
     return f"median KL divergence from the source {bound}, on the {text} text"
-
-
-def _is_encoder(source: Source) -> bool:
-    return bool(getattr(family(source.config), "encoder", False))

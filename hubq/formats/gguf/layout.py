@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -64,9 +62,8 @@ def lay_out(
     split.parts raise.
     """
     covered = imatrix.entries.keys() if imatrix else None
-    keys = {False: _keys(blueprint, {})}
-    if imatrix:
-        keys[True] = _keys(blueprint, key_values(imatrix))
+    pairs = blueprint.pairs()
+    keys = {False: _keys(pairs, {}), True: _keys(pairs, key_values(imatrix) if imatrix else {})}
     layouts = {}
     for level in levels:
         chosen = recipe(level, blueprint.tensors, blueprint.model, covered, custom or Custom())
@@ -125,34 +122,16 @@ def _padded(size: int) -> int:
     return size + -size % ALIGNMENT
 
 
-def _keys(blueprint: Blueprint, matrix: Mapping[str, Any]) -> tuple[int, bytes]:
+def _keys(pairs: tuple[int, bytes], matrix: Mapping[str, Any]) -> tuple[int, bytes]:
     """The number of key-value pairs and their bytes, but for `general.file_type`."""
-    with tempfile.TemporaryDirectory() as aside:
-        path = Path(aside) / "header"
-        writer = gguf.GGUFWriter(path, blueprint.model.architecture)
-        writer.add_type(gguf.GGUFType.MODEL)
-        blueprint.metadata.set_gguf_meta_model(writer)
-        for key, value in blueprint.keys.items():
-            _add(writer, key, value)
-        blueprint.vocab.write(writer)
-        for key, value in matrix.items():
-            _add(writer, key, value)
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
-        data = path.read_bytes()
-    return struct.unpack_from("<Q", data, 16)[0], data[24:]
+    own = {**matrix, "general.quantization_version": gguf.GGML_QUANT_VERSION}
+    return pairs[0] + len(own), pairs[1] + b"".join(_pair(key, value) for key, value in own.items())
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, list):
-        writer.add_array(key, value)
-    else:
-        writer.add_string(key, value)
+def _pair(key: str, value: int | str) -> bytes:
+    """A key-value pair as in a GGUF header: a string, or a number of 32 bits without a sign."""
+    packed = struct.pack("<Q", len(key)) + key.encode()
+    if isinstance(value, int):
+        return packed + struct.pack("<II", gguf.GGUFValueType.UINT32, value)
+    data = value.encode()
+    return packed + struct.pack("<IQ", gguf.GGUFValueType.STRING, len(data)) + data

@@ -255,7 +255,7 @@ def recognize(tokenizer: Tokenizer) -> str:
     parts = [_in_words(document.get(section)) for section in ("normalizer", "pre_tokenizer") if document.get(section)]
     parts += odd + ["ignore_merges"] * ignore_merges
     raise Unsupported(
-        "the pre-tokenizer of tokenizer.json is none that llama.cpp is known to have, and a guess would damage the model: "
+        "the pre-tokenizer is none that llama.cpp is known to have, and a guess would damage the model: "
         + ("; ".join(parts) or "it has none"),
         "if llama.cpp supports it, add it to SHAPES in hubq/formats/gguf/pretokenizers.py; CONTRIBUTING.md says how",
     )

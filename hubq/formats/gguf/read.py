@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # of files without `general.alignment`
 MAX_HEADER = 100_000_000  # bytes; the largest vocabularies need a fifth of it
+FIRST_FETCH = 8_000_000  # bytes of a header to ask for first
 MOST_ENTRIES = 100_000  # keys, or tensors, of one file
 MAX_NAME, MAX_DIMENSIONS = 63, 4  # ggml's GGML_MAX_NAME (with a final zero) and GGML_MAX_DIMS
 COUNT = 2**63 - 1  # ggml counts weights in 64 bits with a sign
@@ -74,13 +75,15 @@ class StoredTensor:
 class Header:
     """A GGUF file without its weights: `size` in bytes, metadata (arrays as Array), tensors in file order.
 
-    `data` is the offset of the first tensor, `alignment` what all offsets are multiples of.
+    `pairs` are the metadata's keys with their values as in the file. `data` is the offset of the first tensor, `alignment`
+    what all offsets are multiples of.
     """
 
     path: Path
     size: int
     version: int
     metadata: dict[str, Any]
+    pairs: dict[str, bytes]
     tensors: tuple[StoredTensor, ...]
     data: int
     alignment: int
@@ -90,15 +93,37 @@ def read_header(path: Path) -> Header:
     """The header of one file. Raises BadSource, naming the place, for anything that the format forbids; OSError of the disk."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        version = _version(path.name, file.read(8), size)
+        _version(path.name, file.read(8), size)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            cursor = _Cursor(path.name, mapped, min(size, MAX_HEADER))
-            tensors, keys = cursor.count("tensors"), cursor.count("keys")
-            metadata = _metadata(cursor, keys)
-            alignment = _alignment(cursor, metadata)
-            table = [_tensor(cursor, i) for i in range(tensors)]
+            return _parse(path, mapped, size)
+
+
+def fetch_header(path: Path, size: int, read: Callable[[int, int], bytes]) -> Header:
+    """The header of a file of `size` bytes that lies elsewhere; `read(start, stop)` returns bytes of it.
+
+    `path` is what it is called. Raises as read_header, and what `read` raises.
+    """
+    length = FIRST_FETCH
+    while True:
+        data = read(0, min(length, size))
+        try:
+            return _parse(path, data, size)
+        except BadSource:
+            if length >= min(size, MAX_HEADER):
+                raise
+        length *= 4
+
+
+def _parse(path: Path, content: mmap.mmap | bytes, size: int) -> Header:
+    """The header of a file of `size` bytes whose beginning is `content`."""
+    version = _version(path.name, content[:8], size)
+    cursor = _Cursor(path.name, content, min(len(content), MAX_HEADER))
+    tensors, keys = cursor.count("tensors"), cursor.count("keys")
+    metadata, pairs = _metadata(cursor, keys)
+    alignment = _alignment(cursor, metadata)
+    table = [_tensor(cursor, i) for i in range(tensors)]
     data = cursor.at + -cursor.at % alignment
-    return Header(path, size, version, metadata, _placed(path.name, table, data, alignment, size), data, alignment)
+    return Header(path, size, version, metadata, pairs, _placed(path.name, table, data, alignment, size), data, alignment)
 
 
 def read_set(path: Path) -> tuple[Header, ...]:
@@ -107,25 +132,33 @@ def read_set(path: Path) -> tuple[Header, ...]:
     Raises BadSource where a part is missing or is none of this model, and what read_header raises.
     """
     given = read_header(path)
-    count = _whole(given, "split.count") or 1
+    paths = part_paths(given)
+    if missing := [part.name for part in paths if not part.is_file()]:
+        told = f"{path.name} is one of {len(paths)} parts, and its folder lacks {few(missing)}"
+        raise BadSource(told, "put all into one folder")
+    parts = tuple(given if part == path else read_header(part) for part in paths)
+    check_set(parts)
+    return parts
+
+
+def part_paths(header: Header) -> list[Path]:
+    """Where all parts of the model lie of which this is one; a model in one file is its only part. Raises BadSource."""
+    path, count = header.path, _whole(header, "split.count") or 1
     if count == 1:
-        return (given,)
+        return [path]
     name = parse_part(path.name)
     if name is None or name.count != count:
         raise BadSource(
             f"{path.name} says that it is one of {count} parts, but not in its name",
             "name all parts as they were published, like Model-00001-of-00003.gguf",
         )
-    paths = [path.with_name(part_name(name.whole, i, count)) for i in range(count)]
-    if missing := [part.name for part in paths if not part.is_file()]:
-        raise BadSource(f"{path.name} is one of {count} parts, and its folder lacks {few(missing)}", "put all into one folder")
-    parts = tuple(given if part == path else read_header(part) for part in paths)
-    _check_set(parts)
-    return parts
+    return [path.with_name(part_name(name.whole, i, count)) for i in range(count)]
 
 
-def _check_set(parts: Sequence[Header]) -> None:
-    """Parts must say which they are, and together hold as many tensors as they promise, each once."""
+def check_set(parts: Sequence[Header]) -> None:
+    """Raises BadSource unless parts say which they are, and together hold as many tensors as they promise, each once."""
+    if len(parts) == 1:
+        return
     for i, part in enumerate(parts):
         if _whole(part, "split.no") != i or _whole(part, "split.count") != len(parts):
             raise BadSource(f"{part.path.name} says in its metadata that it is another part than its name says", AGAIN)
@@ -161,7 +194,7 @@ def _version(file: str, start: bytes, size: int) -> int:
 class _Cursor:
     """A place in a header; nothing behind `end` is ever read."""
 
-    def __init__(self, file: str, data: mmap.mmap, end: int) -> None:
+    def __init__(self, file: str, data: mmap.mmap | bytes, end: int) -> None:
         self.file, self.data, self.end = file, data, end
         self.at, self.place = 8, "the counts"
 
@@ -205,16 +238,18 @@ class _Cursor:
         return self.take(at - self.at)
 
 
-def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
+def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     metadata: dict[str, Any] = {}
+    pairs: dict[str, bytes] = {}
     for i in range(count):
-        cursor.place = f"metadata entry {i + 1} of {count}"
+        cursor.place, start = f"metadata entry {i + 1} of {count}", cursor.at
         key = _text(cursor, cursor.string())
         if not key or key in metadata:
             raise cursor.fault(f"the key {key!r} is given twice" if key else "its key is empty")
         cursor.place = f"the metadata entry {few([key])}"
         metadata[key] = _value(cursor)
-    return metadata
+        pairs[key] = cursor.data[start : cursor.at]
+    return metadata, pairs
 
 
 def _text(cursor: _Cursor, data: bytes) -> str:

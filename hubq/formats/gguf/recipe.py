@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +20,38 @@ from hubq.nouns import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the choice of types depends on besides the tensors; `architecture` is `general.architecture`."""
+    """What the choice of types depends on besides the tensors; `architecture` is `general.architecture`.
+
+    Heads are those of the first layer. Of the layers the last `ahead` predict tokens further ahead.
+    """
 
     layers: int
     heads: int
     kv_heads: int
     experts: int = 0
     architecture: str = "llama"
+    ahead: int = 0
+
+    @classmethod
+    def read(cls, architecture: str, size: Callable[[str, int], int]) -> Model:
+        """The model that llama.cpp sees in a file's hyper-parameters.
+
+        `size(key, default)` gives one of them ("block_count"), of a list by layer the first; 0 where there is none.
+        """
+        layers, ahead, loops = size("block_count", 0), size("nextn_predict_layers", 0), size("num_loops", 1)
+        if architecture == "nanbeige" and loops > 1:  # passes its layers several times
+            layers = (layers - ahead) * loops
+        if architecture == "graniteswitch":  # its router is one more layer
+            layers, ahead = layers - ahead + 1, 1
+        heads = size("attention.head_count", 0)
+        return cls(layers, heads, size("attention.head_count_kv", heads), size("expert_count", 0), architecture, ahead)
 
     @property
     def is_70b(self) -> bool:
         """Whether llama.cpp takes it for Llama 70B, whose attention values it spares."""
-        grouped = self.architecture != "llama" or (self.heads != self.kv_heads and self.experts != 8)
-        return grouped and self.layers == LAYERS_OF_70B.get(self.architecture)
+        llama = self.architecture in ("llama", "llama-embed")
+        grouped = not llama or (self.heads != self.kv_heads and self.experts != 8)
+        return grouped and self.layers - self.ahead == LAYERS_OF_70B.get(self.architecture)
 
     @property
     def queries(self) -> int:
@@ -39,7 +59,7 @@ class Model:
         return self.heads // self.kv_heads if self.kv_heads else 0
 
 
-LAYERS_OF_70B = {"llama": 80, "qwen2": 80, "olmo": 80, "jais2": 68}
+LAYERS_OF_70B = {"llama": 80, "llama-embed": 80, "deci": 80, "qwen2": 80, "olmo": 80, "jais2": 68}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,10 @@ CONDITIONS: dict[str, Callable[[Place], bool]] = {
     "measured": lambda place: place.measured,
     "unmeasured": lambda place: not place.measured,
     "unfit": lambda place: bool(place.shape[-1] % TYPES[place.mix.base].block),
-    "flat": lambda place: len(place.shape) < 3 or place.shape[-3] == 1,
+    "flat": lambda place: (
+        math.prod(place.shape[-3:-2]) == 1
+        or (place.model.architecture == "bailingmoe3" and not place.category.startswith("ffn"))
+    ),
     "first_2": lambda place: place.layer < 2,
     "first_4": lambda place: place.layer < 4,
     "first_eighth": lambda place: place.layer < place.layers // 8,
@@ -83,7 +106,8 @@ CONDITIONS: dict[str, Callable[[Place], bool]] = {
     "falcon": lambda place: place.model.architecture == "falcon",
 }
 
-ENDS = {"output.weight": "output", "token_embd.weight": "token_embd"}
+PER_LAYER = "per_layer_token_embd.weight"
+ENDS = {"output.weight": "output", "token_embd.weight": "token_embd", PER_LAYER: "token_embd"}
 
 # part of another tensor's name -> category; the first that fits
 CATEGORIES = {
@@ -98,8 +122,31 @@ CATEGORIES = {
     "ffn_down": "ffn_down",
 }
 
-# parts of names of matrices that stay in 32 bits: norms and the routers of mixtures
-KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight", "shortconv.conv.weight")
+# in names of matrices that are never quantized: norms, routers, what is small
+KEPT = re.compile(
+    r"""
+    _norm\.weight | ffn_gate_inp\.weight | ffn_gate_tid2eid\.weight | altup | laurel | per_layer_model_proj
+    | attn_rel_b\.weight | ssm_conv1d | shortconv\.conv\.weight | indexer\.[kq]_proj\.weight
+    | time_mix_(first | [wva][012] | g[12] | decay_w[12] | lerp_fused)\.weight
+    | \.position_embd | \.rel_pos | \.patch_embd | \.patch_merger | sam\.(pos_embd | neck\. | net_)
+    | a\.rvq\.codebook | mm\.a\.code_embd | ^(position_embd | token_types)\.weight\Z
+    """,
+    re.VERBOSE,
+)
+
+# architecture -> in names of more such matrices
+KEPT_OF = {
+    "glm5-next": re.compile(
+        r"""
+        hc_ | indexer\.(attn_q_b | attn_k | proj) | indexer_compressor_(gate | ape) | attn_(kv_a_mqa | k_b | v_b)\.weight
+        | ssm_([fg]_[ab] | beta)\.weight
+        """,
+        re.VERBOSE,
+    )
+}
+
+# architecture -> in names of matrices that get Q8_0 at every level with blocks
+SPARED_OF = {"glm5-next": re.compile(r"attn_q_[ab]|nextn\.eh_proj")}
 
 # a row whose length the type's block does not divide is stored in this type instead, and where that does not fit either, or
 # the block is as small as 32, in F16
@@ -179,8 +226,8 @@ def recipe(
     that fits no tensor and for a type of output or embeddings whose blocks do not divide the rows, Unsupported for a row that
     fits neither its type nor another one.
     """
-    mix, patterns = MIXES[level], _patterns(custom, tensors)
-    decided = {tensor.name: _decided(tensor, mix, patterns, custom) for tensor in tensors}
+    mix, patterns = MIXES[level], _patterns(custom, tensors, model.architecture)
+    decided = {tensor.name: _decided(tensor, mix, patterns, custom, model.architecture) for tensor in tensors}
     places = _places(tensors, decided, mix, model, matrix is not None)
     types, fallbacks = {}, 0
     for tensor in tensors:
@@ -204,9 +251,15 @@ def unmeasured(level: str, chosen: Recipe, matrix: Collection[str] | None) -> li
     ]
 
 
-def quantizable(tensor: Tensor) -> bool:
-    """Whether a tensor may be stored in less than 32 bits: matrices may, but for norms and routers; vectors may not."""
-    return len(tensor.shape) >= 2 and tensor.name.endswith("weight") and not any(part in tensor.name for part in KEPT)
+def quantizable(tensor: Tensor, architecture: str) -> bool:
+    """Whether a tensor may be quantized: matrices may, but for those that are KEPT; vectors may not."""
+    ends_well = tensor.name.endswith("weight") or len(tensor.name) == 5  # where rfind() finds nothing, at -1 as 5 - 6 is
+    is_matrix = math.prod(tensor.shape[:-1]) > 1 and ends_well
+    return is_matrix and not KEPT.search(tensor.name) and not _found(KEPT_OF, architecture, tensor.name)
+
+
+def _found(patterns: Mapping[str, re.Pattern[str]], architecture: str, name: str) -> bool:
+    return architecture in patterns and bool(patterns[architecture].search(name))
 
 
 def fitting(wanted: str, tensor: Tensor) -> str:
@@ -227,8 +280,8 @@ def _misfit(type_name: str, tensor: Tensor) -> str:
     return f"{tensor.name} cannot be {type_name}: its rows of {columns} weights are no multiple of {block}"
 
 
-def _patterns(custom: Custom, tensors: Sequence[Tensor]) -> list[tuple[re.Pattern[str], str]]:
-    names = [tensor.name for tensor in tensors if quantizable(tensor)]
+def _patterns(custom: Custom, tensors: Sequence[Tensor], architecture: str) -> list[tuple[re.Pattern[str], str]]:
+    names = [tensor.name for tensor in tensors if quantizable(tensor, architecture)]
     patterns = [(_compile(pattern), type_name) for pattern, type_name in custom.tensor_types]
     for pattern, _ in patterns:
         if not any(map(pattern.search, names)):
@@ -238,18 +291,21 @@ def _patterns(custom: Custom, tensors: Sequence[Tensor]) -> list[tuple[re.Patter
     return patterns
 
 
-def _decided(tensor: Tensor, mix: Mix, patterns: Sequence[tuple[re.Pattern[str], str]], custom: Custom) -> str | None:
+def _decided(
+    tensor: Tensor, mix: Mix, patterns: Sequence[tuple[re.Pattern[str], str]], custom: Custom, architecture: str
+) -> str | None:
     """The type that a tensor gets whatever the mix's rules say, or None; in llama.cpp's order."""
-    if not quantizable(tensor):
-        return "F32"
-    if wanted := {"token_embd": custom.embedding, "output": custom.output}.get(category(tensor.name)):
+    if not quantizable(tensor, architecture):
+        return tensor.kept
+    named = next((type_name for pattern, type_name in patterns if pattern.search(tensor.name)), None)
+    wanted = {"token_embd": custom.embedding, "output": custom.output}.get(category(tensor.name))
+    if wanted and not (named and tensor.name == PER_LAYER):  # a pattern is stronger for that table alone
         if not _fits(wanted, tensor):
             raise Usage(_misfit(wanted, tensor), "choose a type with smaller blocks, such as Q8_0 or Q4_0")
         return wanted
     if mix.base in FLOATS:
         return mix.base
-    wanted = next((type_name for pattern, type_name in patterns if pattern.search(tensor.name)), None)
-    return wanted or (mix.base if custom.pure else None)
+    return named or (mix.base if custom.pure else "Q8_0" if _found(SPARED_OF, architecture, tensor.name) else None)
 
 
 def category(name: str) -> str:
@@ -279,7 +335,7 @@ def _places(
 
 
 def _layer(name: str) -> int:
-    match = re.match(r"blk\.(\d+)\.", name)
+    match = re.match(r"blk\.(\d+)", name)
     return int(match[1]) if match else -1
 
 

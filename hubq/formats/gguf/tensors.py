@@ -11,7 +11,7 @@ from importlib import metadata
 import gguf
 import numpy as np
 
-from hubq.checkpoint import AGAIN, CODES, StoredTensor, few
+from hubq.checkpoint import AGAIN, BUFFERS, CODES, StoredTensor, few
 from hubq.errors import BadSource, Unsupported
 
 Sizes = Mapping[str, int]
@@ -24,6 +24,7 @@ class Tensor:
     Its values are those of the checkpoint's tensor in `sources`, row by row in the order `rows` (None: as they are); of
     several, stacked along a new first axis in that order; or, where there are no sources, `values` (float32). A `transposed`
     one is stored with the columns of each matrix as its rows, which `rows` then counts. `plus` is added to every value.
+    `kept` is its storage type where it is never quantized.
     """
 
     name: str
@@ -33,14 +34,15 @@ class Tensor:
     values: np.ndarray | None = None
     transposed: bool = False
     plus: float = 0.0
+    kept: str = "F32"
 
     @property
     def matrices(self) -> tuple[int, int, int]:
         """It as a stack of matrices: how many, their rows and columns. Each of several sources is a matrix of its own."""
         if len(self.sources) > 1:
             return len(self.sources), math.prod(self.shape[1:-1]), self.shape[-1]
-        count, rows, columns = (1, 1, *self.shape)[-3:]
-        return count, rows, columns
+        *stack, rows, columns = (1, 1, *self.shape)
+        return math.prod(stack), rows, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +145,13 @@ def match(
     stored: Mapping[str, StoredTensor],
     ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Hold a checkpoint against the tensors that its config calls for, but for `ignored` ones.
+    """Hold a checkpoint against the tensors that its config calls for, but for BUFFERS and `ignored` ones.
 
     Raises BadSource naming what is missing, superfluous or misshapen, Unsupported for weights of an unreadable type.
     """
     if missing := [name for name in shapes if name not in stored]:
         raise BadSource(f"the checkpoint lacks tensors that config.json calls for: {few(missing)}", AGAIN)
-    if extra := sorted(name for name in stored if name not in shapes and not ignored(name)):
+    if extra := sorted(name for name in stored if not (name in shapes or name.endswith(BUFFERS) or ignored(name))):
         raise BadSource(
             f"the checkpoint holds tensors that this family does not have: {few(extra)}",
             "hubq drops no tensor silently; if the model is of another family, fix `architectures` in config.json",

@@ -56,7 +56,7 @@ def listed(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int]]:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     by_id = {i: token for token, i in vocabulary.items()}
     if len(by_id) < len(vocabulary):
-        raise BadSource("tokenizer.json gives two tokens the same id", AGAIN)
+        raise BadSource("the tokenizer gives two tokens the same id", AGAIN)
     check_size(max(by_id, default=-1) + 1, size)
     added = tokenizer.get_added_tokens_decoder()
     tokens, types = [], []

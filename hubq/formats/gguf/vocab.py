@@ -1,4 +1,4 @@
-"""The tokenizer of a model as GGUF keys, from tokenizer.json or from a SentencePiece model (tokenizer.model).
+"""The tokenizer of a model as GGUF keys, from tokenizer.json, its older forms, or a SentencePiece model (tokenizer.model).
 
 Special token ids, add_bos/add_eos and merges come from the gguf package's SpecialVocab.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from hubq.formats.gguf.tokenizer import (
     unigram,
     wordpiece,
 )
+from hubq.tokenize import MISSING, WHOLE, load_tokenizer, read_settings, read_table, tokenizer_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -85,8 +87,7 @@ def read_vocab(folder: Path, size: int) -> Vocab:
     Raises BadSource for a tokenizer that is missing, damaged or larger than the model's vocabulary, Unsupported for one that
     llama.cpp is not known to reproduce.
     """
-    settings = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    tokenizer = _tokenizer(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+    settings, tokenizer = read_settings(folder), load_tokenizer(folder)
     document = json.loads(tokenizer.to_str()) if tokenizer is not None else {}
     original = (folder / "tokenizer.model").is_file()
     if tokenizer is not None and not (original and document["model"]["type"] == "BPE" and not _is_byte_level(document)):
@@ -94,37 +95,12 @@ def read_vocab(folder: Path, size: int) -> Vocab:
     elif original:  # it says more of SentencePiece's BPE than a tokenizer.json made of it
         tokens, special = _from_sentencepiece(folder, tokenizer, size, settings)
     else:
-        raise BadSource("there is no tokenizer: neither tokenizer.json nor tokenizer.model", AGAIN)
+        raise BadSource(MISSING, AGAIN)
     if len(set(tokens.texts)) < size:
         raise Unsupported("two tokens of the tokenizer have the same text, and llama.cpp loads no such vocabulary", OTHER)
     _name_ends(folder, special, tokens)
     templates = _templates(folder, settings, special)
     return Vocab(tokens.model, tokens.pre, tokens.texts, tokens.types, special, templates, tokens.scores, tokens.keys)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadSource(f"{path.name} cannot be read: {error}", AGAIN) from None
-    if not isinstance(document, dict):
-        raise BadSource(f"{path.name} is not a table", AGAIN)
-    return document
-
-
-def _tokenizer(path: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode(CHECK_TEXT)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the library raises bare Exception, and its panics are not even that
-        raise BadSource(f"tokenizer.json cannot be read: {error}", AGAIN) from None
-    return tokenizer
 
 
 def _is_byte_level(document: Mapping[str, Any]) -> bool:
@@ -137,7 +113,7 @@ def _from_tokenizer(
 ) -> tuple[Tokens, gguf.SpecialVocab]:
     model = document["model"]
     if model["type"] == "BPE" and not model["merges"]:
-        raise BadSource("tokenizer.json has no merges", AGAIN)
+        raise BadSource(f"{tokenizer_files(folder)} has no merges", AGAIN)
     if _is_byte_level(document):
         tokens = Tokens("gpt2", recognize(tokenizer), *listed(tokenizer, size), merges=True)
     elif model["type"] == "BPE" and model.get("byte_fallback"):
@@ -148,7 +124,7 @@ def _from_tokenizer(
         tokens = unigram(tokenizer, document, size)
     else:
         raise Unsupported("the algorithm of tokenizer.json is none that llama.cpp has", OTHER)
-    special = _special(folder, size, tokens.merges)
+    special = _special_of(folder, tokenizer, size, settings, tokens.merges)
     special.special_token_ids |= tokens.special
     for name, at in (("bos", 0), ("eos", -1)):  # written always, as llama.cpp's default depends on the tokenizer
         if not isinstance(settings.get(f"add_{name}_token"), bool):
@@ -220,7 +196,7 @@ def _added_pieces(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, 
     pieces = []
     try:
         if (folder / "added_tokens.json").is_file():
-            pieces += [(int(i), str(text), False) for text, i in _json(folder / "added_tokens.json").items()]
+            pieces += [(int(i), str(text), False) for text, i in read_table(folder / "added_tokens.json").items()]
         for i, entry in settings.get("added_tokens_decoder", {}).items():
             pieces.append((int(i), str(entry["content"]), bool(entry.get("special"))))
         for _, text, _ in pieces:
@@ -230,6 +206,18 @@ def _added_pieces(folder: Path, settings: Mapping[str, Any]) -> list[tuple[int, 
     if any(i < 0 for i, _, _ in pieces):
         raise BadSource("an added token has a negative id", AGAIN)
     return pieces
+
+
+def _special_of(folder: Path, tokenizer: Tokenizer, size: int, settings: Mapping[str, Any], merges: bool) -> gguf.SpecialVocab:
+    """What the gguf package finds in a folder with tokenizer.json, or in one that is made as if it had been there."""
+    if tokenizer_files(folder) == WHOLE:
+        return _special(folder, size, merges)
+    with tempfile.TemporaryDirectory() as aside:
+        made = Path(aside)
+        tokenizer.save(str(made / WHOLE))
+        (made / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        (made / "config.json").write_text(json.dumps(read_table(folder / "config.json")), encoding="utf-8")
+        return _special(made, size, merges)
 
 
 def _special(folder: Path, size: int, merges: bool) -> gguf.SpecialVocab:
@@ -244,7 +232,7 @@ def _special(folder: Path, size: int, merges: bool) -> gguf.SpecialVocab:
 def _name_ends(folder: Path, special: gguf.SpecialVocab, tokens: Tokens) -> None:
     """Name the tokens that end a generation (generation_config.json) where llama.cpp does not know them by their texts."""
     path = folder / "generation_config.json"
-    found = _json(path).get("eos_token_id") if path.is_file() else None
+    found = read_table(path).get("eos_token_id") if path.is_file() else None
     ends = [i for i in (found if isinstance(found, list) else [found]) if type(i) is int and 0 <= i < len(tokens.texts)]
     named = special.special_token_ids
     if ends:
@@ -270,7 +258,7 @@ def _templates(folder: Path, settings: Mapping[str, Any], special: gguf.SpecialV
         if files:
             named = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
         elif (folder / "chat_template.json").is_file() and not any(named.values()):
-            named = {"default": _json(folder / "chat_template.json").get("chat_template") or ""}
+            named = {"default": read_table(folder / "chat_template.json").get("chat_template") or ""}
         for template in named.values():
             template.encode()
         # names become parts of keys

@@ -57,7 +57,7 @@ def stored(config: Mapping[str, Any], **changes: tuple[int, ...] | None) -> dict
 
 
 def read(config: Mapping[str, Any]) -> None:
-    """What blueprint.draw does with a family."""
+    """What blueprint.of_checkpoint does with a family."""
     kind = family(config)
     kind.tensors(config, stored(CONFIG))
     kind.keys(config)

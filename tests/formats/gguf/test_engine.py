@@ -16,7 +16,7 @@ from hubq import reference
 from hubq.checkpoint import open_checkpoint
 from hubq.errors import HubqError, MissingExtra, Usage
 from hubq.formats.gguf import engine
-from hubq.formats.gguf.blueprint import draw
+from hubq.formats.gguf.blueprint import of_checkpoint
 from hubq.formats.gguf.layout import lay_out
 from hubq.formats.gguf.split import part_name
 from hubq.formats.gguf.write import write
@@ -38,7 +38,7 @@ def build(folder: Path, levels: list[str], split: int | None = None) -> tuple[So
     files = tuple(RepoFile(path.name, path.stat().st_size) for path in sorted(folder.iterdir()))
     source = Source(f"org/{folder.name}", "0" * 40, folder, config, {}, files)
     with open_checkpoint(folder, [file.path for file in files]) as checkpoint:
-        drawn = draw(source.repo, folder, config, checkpoint.tensors)
+        drawn = of_checkpoint(source.repo, folder, config, checkpoint.tensors)
         paths = {level: folder.parent / f"{level}.gguf" for level in levels}
         artifacts = list(write(drawn, lay_out(drawn, levels, split=split), checkpoint, paths))
     return source, {artifact.level.partition(":")[2]: artifact for artifact in artifacts}

@@ -19,7 +19,7 @@ from hubq.formats import parse_levels
 from hubq.formats.gguf import blueprint, gate
 from hubq.formats.gguf.blueprint import Blueprint
 from hubq.formats.gguf.render import render
-from hubq.nouns import Artifact, Check, Estimate, Measurement, Source
+from hubq.nouns import Artifact, Check, Estimate, Measurement
 from hubq.plan import Request
 from hubq.release import Event, publish
 from hubq.store import Store
@@ -48,10 +48,10 @@ Plant = Callable[[Callable[[Blueprint], Blueprint]], None]
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     """Lets every blueprint have a fault."""
-    draw = blueprint.draw
+    draw = blueprint.of_checkpoint
 
     def planted(fault: Callable[[Blueprint], Blueprint]) -> None:
-        for place in ("hubq.formats.gguf.blueprint.draw", "formats.gguf.test_engine.draw"):
+        for place in ("hubq.formats.gguf.blueprint.of_checkpoint", "formats.gguf.test_engine.of_checkpoint"):
             monkeypatch.setattr(place, lambda *arguments: fault(draw(*arguments)))
 
     return planted
@@ -225,21 +225,12 @@ def measured(kld: float, top1: float, level: str = "gguf:Q8_0") -> Measurement:
         ("Q2_K", 2.6, 9.0, 0.4, "failed"),
     ],
 )
-def test_logits_have_bounds(level: str, size: float, kld: float, top1: float, outcome: str, model: Path) -> None:
+def test_logits_have_bounds(level: str, size: float, kld: float, top1: float, outcome: str) -> None:
     weights = 1_000_000
     file = Artifact(f"gguf:{level}", Path("a.gguf"), int(size * weights / 8), "", weights, {}, 0, "")
-    source = Source("a/b", "0", model, json.loads((model / "config.json").read_text()), {}, ())
-    found, detail = gate._outcome(gate._logits, file, measured(kld, top1), "probe", source, "")
+    found, detail = gate._outcome(gate._logits, file, measured(kld, top1), "probe", "")
     assert found == outcome
     assert outcome == "passed" or f"{100 * top1:.1f} % of the top tokens" in detail
-
-
-def test_an_encoder_has_no_logits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "_is_encoder", lambda source: True)
-    found = checked(model, tmp_path)
-    assert (found["logits"].outcome, found["logits"].detail) == ("not checked", "an encoder has no logits")
-    source = Source("a/b", "0", model, {}, {}, ())
-    assert gate.probe_text(source) == ""
 
 
 # --- templates that nobody vouches for ---

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hubq.formats.gguf.encode import TYPES
 from hubq.formats.gguf.levels import GROUPS, LEVELS, MIXES, group, needs_matrix
 from hubq.formats.gguf.recipe import (
     CONDITIONS,
+    ENDS,
     Custom,
     Model,
     parse_tensor_type,
@@ -35,6 +37,24 @@ from hubq.formats.gguf.recipe import (
 )
 
 NEEDING = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"}
+
+
+def save(path: Path, architecture: str, keys: Mapping[str, Any], tensors: Sequence[Tensor]) -> Path:
+    """Write a GGUF of zeros, which take no space on the disk, each tensor in the type that it is kept in."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in keys.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}.get(type(value), writer.add_array)
+        add(key if key.startswith("xielu.") else f"{architecture}.{key}", value)
+    sizes = [TYPES[tensor.kept].bytes * math.prod(tensor.shape) for tensor in tensors]
+    for tensor, size in zip(tensors, sizes, strict=True):
+        kind = gguf.GGMLQuantizationType[tensor.kept]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    os.truncate(path, path.stat().st_size + sum(sizes) + 64 * len(sizes))
+    return path
 
 
 @dataclass(frozen=True)
@@ -83,27 +103,13 @@ class Shape:
         return shapes
 
     def save(self, path: Path) -> Path:
-        """Write a GGUF of float32 zeros, which take no space on the disk."""
-        writer = gguf.GGUFWriter(path, self.architecture)
-        writer.add_block_count(self.layers)
-        writer.add_context_length(64)
-        writer.add_embedding_length(self.hidden)
-        writer.add_head_count(self.heads)
-        writer.add_head_count_kv(self.kv_heads)
-        writer.add_layer_norm_eps(1e-5)
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_vocab_size(64)
+        """Write a GGUF of zeros."""
+        keys = {"block_count": self.layers, "context_length": 64, "embedding_length": self.hidden, "vocab_size": 64}
+        keys |= {"attention.head_count": self.heads, "attention.head_count_kv": self.kv_heads}
+        keys |= {f"attention.layer_norm{kind}_epsilon": 1e-5 for kind in ("", "_rms")}
         if self.experts:
-            writer.add_expert_count(self.experts)
-            writer.add_expert_used_count(1)
-        for tensor in self.tensors:
-            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), 4 * math.prod(tensor.shape))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        os.truncate(path, path.stat().st_size + sum(4 * math.prod(tensor.shape) + 64 for tensor in self.tensors))
-        return path
+            keys |= {"expert_count": self.experts, "expert_used_count": 1}
+        return save(path, self.architecture, keys, self.tensors)
 
     @cached_property
     def matrix(self) -> dict[str, np.ndarray]:
@@ -153,7 +159,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Save:
     return cache(lambda shape: shape.save(folder / f"{hash(shape)}.gguf"))
 
 
-def assert_same(level: str, shape: Shape, path: Path, measured: bool, custom: Custom = Custom()) -> None:  # noqa: B008
+def assert_same(level: str, shape: Shape | Named, path: Path, measured: bool, custom: Custom = Custom()) -> None:  # noqa: B008
     """Our recipe is llama.cpp's, or both refuse."""
     options: dict[str, Any] = {"matrix": shape.matrix if measured else None, "pure": custom.pure}
     options["tensor_types"] = [(pattern, TYPES[kind].number) for pattern, kind in custom.tensor_types]
@@ -297,6 +303,259 @@ def test_any_model_and_any_custom_recipe(level: str, shape: Shape, measured: boo
         assert "no tensor fits" in error.message or "are no multiple of" in error.message
 
 
+# --- any architecture ---
+
+# hyper-parameters that llama.cpp wants of one architecture or another; all get all of them
+HYPER: dict[str, Any] = {
+    "context_length": 64,
+    "embedding_length": 256,
+    "feed_forward_length": 512,
+    "vocab_size": 64,
+    "features_length": 64,
+    "embedding_length_per_layer_input": 256,
+    "expert_feed_forward_length": 64,
+    "expert_shared_count": 1,
+    "expert_gating_func": 2,
+    "expert_weights_scale": 1.0,
+    "expert_weights_norm": True,
+    "expert_group_scale": 0.05,
+    "experts_per_group": 2,
+    "leading_dense_block_count": 0,
+    "interleave_moe_layer_step": 1,
+    "moe_every_n_layers": 2,
+    "hash_layer_count": 0,
+    "logit_scale": 1.0,
+    "residual_scale": 1.0,
+    "swiglu_clamp_exp": 7.0,
+    "swiglu_clamp_shexp": 7.0,
+    "use_parallel_residual": True,
+    "time_mix_extra_dim": 32,
+    "time_decay_extra_dim": 64,
+    "wkv.head_size": 64,
+    "shortconv.l_cache": 3,
+    "attn_res.block_size": 2,
+    "activation.situ_beta": 1.0,
+    "activation.situ_linear_beta": 1.0,
+    "rope.dimension_sections": [8, 8, 8, 8],
+    "rope.freq_base_swa": 10000.0,
+    "target_layers": [0, 1, 2],
+    "target_hidden_size": 256,
+    "adapters.count": 1,
+    "adapters.lora_rank": 4,
+    "adapters.token_ids_activate": [1],
+    "adapters.token_ids_substitute": [2],
+}
+HYPER |= {f"ssm.{key}": 16 for key in ("conv_kernel", "inner_size", "state_size", "time_step_rank")} | {"ssm.group_count": 1}
+HYPER |= {"kda.head_dim": 64, "kda.safe_gate": True, "kda.gate_lower_bound": -5.0}
+HYPER |= {"hrm.layers_per_stack": 4, "hrm.h_cycles": 1, "hrm.l_cycles": 1}
+HYPER |= {f"{part}.{key}": 1 for part in ("posnet", "convnext") for key in ("embedding_length", "block_count")}
+HYPER |= {f"xielu.{key}": 1.0 for key in ("alpha_n", "alpha_p", "beta", "eps")}
+HYPER |= {f"hyper_connection.{key}": 4 for key in ("count", "low_rank", "sinkhorn_iterations")}
+HYPER |= {f"hyper_connection.{key}": 1e-5 for key in ("epsilon", "magnitude")}
+HYPER |= {f"attention.{key}_epsilon": 1e-5 for key in ("layer_norm", "layer_norm_rms", "group_norm")}
+HYPER |= {f"attention.{key}_lora_rank": 32 for key in ("q", "kv", "output", "decay", "iclr", "value_residual_mix", "gate")}
+HYPER |= {f"attention.{key}_length{kind}": 64 for key in ("key", "value") for kind in ("_mla", "_swa", "_mla_swa")}
+HYPER |= {f"attention.indexer.{key}": 4 for key in ("head_count", "top_k", "block_size", "local_blocks", "kpool")}
+HYPER |= {"attention.indexer.key_length": 128, "attention.sliding_window": 32, "attention.kv_lora_rank_swa": 32}
+HYPER |= {"attention.relative_buckets_count": 32, "attention.clamp_kqv": 8.0, "attention.compress_rope_freq_base": 10000.0}
+HYPER |= {"attention.group_norm_groups": 2, "attention.output_group_count": 2}
+
+# key -> architectures that want a list of it, with an item for each layer
+PATTERN = ("gemma4", "gemma4-assistant", "maple", "granite_swa", "mimo2", "step35", "spark2_5", "dots3note", "dflash")
+BY_LAYER: dict[str, tuple[tuple[str, ...], Any]] = {
+    "attention.sliding_window_pattern": (PATTERN, True),
+    "attention.indexer.types": (("dots3note", "hy_v4"), True),
+    "attention.compress_ratios": (("deepseek4", "dflash"), 0),
+}
+OWN: dict[str, dict[str, Any]] = {"deepseek4": {"expert_gating_func": 4}, "dflash": {"expert_gating_func": 4}}
+
+# architectures that the gguf package does not know, and two that llama.cpp does not quantize
+LATER = """
+    bailingmoe3 cohere2moe deepseek32 deepseek4 dflash dots3note eagle3 gemma4-assistant glm5-next granite_swa graniteswitch
+    hrm_text hy_v3 hy_v4 kimi-k3 laguna maple mellum minimax-01 minimax-m3 muse-glimmer nanbeige pockettts qwen3tts qwen4exp
+    spark2_5 talkie
+"""
+ARCHITECTURES = sorted({*gguf.MODEL_ARCH_NAMES.values(), *LATER.split()} - {"clip", "gptj"})
+
+# names in layers, and others, some of them later than the gguf package
+LAYER = """
+    attn_norm attn_q attn_k attn_v attn_qkv attn_output attn_q_a attn_q_b attn_kv_a_mqa attn_kv_b attn_k_b attn_v_b attn_rel_b
+    ffn_gate ffn_up ffn_down ffn_gate_exps ffn_up_exps ffn_down_exps ffn_gate_up_exps ffn_gate_tid2eid ffn_gate_inp ssm_f_a
+    ssm_f_b ssm_g_a ssm_g_b ssm_g ssm_beta ssm_alpha ssm_conv1d nextn.eh_proj nextn.embed_tokens nextn.shared_head_head
+    hc_attn_fn hc_ffn_fn indexer.k_proj indexer.q_proj indexer.attn_q_b indexer.attn_k indexer.proj indexer_compressor_gate
+    indexer_compressor_ape indexer_compressor_kv attn_compressor_kv ple_conv1d ffn_routed_up
+"""
+OTHERS = """
+    output_hc_fn a.rvq.codebook mm.a.code_embd v.position_embd v.token_types x.position_embd_a v.blk.0.rel_pos v.blk.1.rel_pos_h
+    v.patch_embd v.patch_merger v.sam.pos_embd v.sam.neck.0 v.sam.net_2 fc markov_w1 dense_2
+"""
+
+# rows of tensors: shapes that a type fits, fits not, and those that ggml takes for vectors or scalars
+DRAWN = ((8, 256), (2, 512), (4, 2, 256), (3, 288), (5, 320), (256,), (8, 256), (2, 96), (1, 256), (2, 3, 64), (6, 20), (9, 1))
+DRAWN += ((1, 2, 256), (2, 1, 3, 32), (1, 1, 512), (2, 2, 1, 256), (4, 1, 256), (1,))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model of an architecture by the names of its tensors; shapes and types are drawn from the names."""
+
+    architecture: str
+    layers: int = 8
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    depth: int = 4
+
+    @cached_property
+    def hyper(self) -> dict[str, Any]:
+        """Its hyper-parameters."""
+        lists = {key: [item] * self.layers for key, (wanting, item) in BY_LAYER.items() if self.architecture in wanting}
+        heads = {"block_count": self.layers, "attention.head_count": 4, "attention.head_count_kv": 4}
+        keys = HYPER | lists | OWN.get(self.architecture, {}) | heads | dict(self.keys)
+        return {key: value for key, value in keys.items() if value is not None}
+
+    @cached_property
+    def model(self) -> Model:
+        """What recipes see of them."""
+        first = {key: value[0] if isinstance(value, list) else value for key, value in self.hyper.items()}
+        return Model.read(self.architecture, lambda key, default: first.get(key, default))
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """Each name as a weight of each layer, some as biases and some bare."""
+        return [self._draw(name) for name in dict.fromkeys(self._names())]
+
+    def _names(self) -> Iterator[str]:
+        for name in self.names or names_of(self.architecture):
+            for layer in range(self.layers if "{bid}" in name else 1):
+                drawn = name.format(bid=layer, xid=layer % 3)
+                yield f"{drawn}.weight"
+                if layer == 1 or "{bid}" not in name:
+                    yield from (f"{drawn}.bias", drawn)
+
+    def _draw(self, name: str) -> Tensor:
+        number = zlib.crc32(name.encode())
+        shapes = [shape for shape in DRAWN if len(shape) <= self.depth]
+        shape = (64, 256) if name in ENDS else shapes[number // 3 % len(shapes)]
+        return Tensor(name, shape, kept=("F32", "F16", "BF16")[number % 3])
+
+    def save(self, path: Path) -> Path:
+        """Write a GGUF of zeros."""
+        return save(path, self.architecture, self.hyper, self.tensors)
+
+    @cached_property
+    def matrix(self) -> dict[str, np.ndarray]:
+        """An importance matrix; a dry run asks for no sizes."""
+        return {"blk.0.ffn_up.weight": np.ones(1, np.float32)}
+
+
+def names_of(architecture: str) -> list[str]:
+    """The names of tensors that the gguf package has for an architecture, "{bid}" for layers, or else what is common."""
+    known = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    if architecture not in known:
+        return ["token_embd", "output", "output_norm", *(f"blk.{{bid}}.{part}" for part in LAYER.split())]
+    return [gguf.TENSOR_NAMES[tensor] for tensor in gguf.MODEL_TENSORS[known[architecture]]]
+
+
+def every_name() -> tuple[str, ...]:
+    """All names of the gguf package and the later ones."""
+    return (*gguf.TENSOR_NAMES.values(), *(f"blk.{{bid}}.{part}" for part in LAYER.split()), *OTHERS.split())
+
+
+def mixture(architecture: str) -> dict[str, Any]:
+    """Keys for a mixture of experts, of one that has them."""
+    if not any("exps" in name for name in names_of(architecture)):
+        return {}
+    return {"expert_count": 4 + 4 * (zlib.crc32(architecture.encode()) % 2), "expert_used_count": 1}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_types_are_those_of_llama_cpp_for_any_architecture(architecture: str, tmp_path: Path) -> None:
+    named = Named(architecture, keys=mixture(architecture))
+    path = named.save(tmp_path / "model.gguf")
+    for level in ("Q4_K_M", "Q2_K", "IQ4_XS", "Q5_K_S", "Q3_K_L", "Q8_0", "MXFP4_MOE", "F16"):
+        assert_same(level, named, path, False)
+    assert_same("IQ3_XS", named, path, True)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "falcon", "bailingmoe3", "glm5-next"])
+def test_types_are_those_of_llama_cpp_for_any_name(architecture: str, tmp_path: Path) -> None:
+    named = Named(architecture, 3, names=every_name())
+    path = named.save(tmp_path / "model.gguf")
+    for level in MIXES.keys() - {"Q1_0"} if architecture == "llama" else ("Q4_K_M", "IQ3_XXS", "MXFP4_MOE", "F16"):
+        assert_same(level, named, path, level.startswith("IQ"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "keys"),
+    [
+        ("llama", 18, {"attention.head_count": [4] * 18, "attention.head_count_kv": [1] + [4] * 17}),
+        ("llama", 18, {"attention.head_count": [2] + [4] * 17, "attention.head_count_kv": [2] + [1] * 17}),
+        ("jamba", 18, {"attention.head_count_kv": [0, 1] * 9}),
+        ("nemotron_h", 18, {"attention.head_count_kv": [1, 0] * 9}),
+        ("mamba2", 18, {"attention.head_count": 0, "attention.head_count_kv": 0}),
+        ("qwen3next", 18, {"nextn_predict_layers": 2, "expert_count": 8, "expert_used_count": 1}),
+        ("glm4moe", 18, {"nextn_predict_layers": 1, "expert_count": 16, "expert_used_count": 1}),
+        ("nanbeige", 6, {"num_loops": 3}),
+        ("nanbeige", 18, {"num_loops": 3, "nextn_predict_layers": 6}),
+        ("nanbeige", 18, {"num_loops": 1, "nextn_predict_layers": 1}),
+        ("llama", 6, {"num_loops": 3}),
+        ("graniteswitch", 15, {}),
+        ("graniteswitch", 17, {"nextn_predict_layers": 2}),
+        ("deci", 80, {}),
+        ("llama-embed", 80, {}),
+        ("llama-embed", 80, {"attention.head_count_kv": 1}),
+        ("llama", 81, {"attention.head_count_kv": 1, "nextn_predict_layers": 1}),
+        ("llama", 80, {"attention.head_count_kv": 1, "nextn_predict_layers": 1}),
+        ("llama", 80, {"attention.head_count_kv": None}),
+        ("qwen2", 83, {"nextn_predict_layers": 3}),
+    ],
+    ids=str,
+)
+def test_hyper_parameters_are_read_as_llama_cpp_reads_them(
+    architecture: str, layers: int, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    named = Named(architecture, layers, keys)
+    path = named.save(tmp_path / "model.gguf")
+    for level in ("Q4_K_M", "Q4_K_S", "Q3_K_M", "IQ3_M", "Q2_K"):
+        assert_same(level, named, path, False)
+
+
+@pytest.mark.parametrize(
+    "custom",
+    [
+        Custom(embedding="F16"),
+        Custom(output="F16"),
+        Custom((("per_layer", "Q5_0"),), embedding="F16"),
+        Custom((("embd", "Q5_0"),), embedding="F16", output="BF16"),
+        Custom((("attn_q_a", "Q4_0"), ("hc_", "Q4_0"), ("indexer", "Q5_1"))),
+        Custom(pure=True),
+        Custom((("embd", "Q5_0"),), embedding="BF16", pure=True),
+    ],
+    ids=str,
+)
+def test_custom_recipes_are_those_of_llama_cpp_for_any_name(custom: Custom, tmp_path: Path) -> None:
+    tied = tuple(name for name in names_of("gemma3n") if name != "output")
+    for named in (Named("gemma3n", 2), Named("gemma3n", 2, names=tied), Named("glm5-next", 2)):
+        path = named.save(tmp_path / "model.gguf")
+        for level in ("Q4_K_M", "MXFP4_MOE", "BF16"):
+            try:
+                assert_same(level, named, path, False, custom)
+            except Usage as error:
+                assert "no tensor fits" in error.message
+        path.unlink()
+
+
+def test_what_is_never_quantized_is_copied_as_it_is(tmp_path: Path) -> None:
+    named = Named("rwkv6", 2, depth=3)
+    path = named.save(tmp_path / "model.gguf")
+    for level in ("Q4_K_M", "F16", "Q8_0"):
+        chosen = recipe(level, named.tensors, named.model).types
+        assert {chosen[tensor.name] for tensor in named.tensors if len(tensor.shape) == 1} == {"F32", "F16", "BF16"}
+        upstream.quantize(path, tmp_path / "out.gguf", MIXES[level].file_type)
+        written = {name: kind for name, (kind, _) in upstream.tensors(tmp_path / "out.gguf").items()}
+        assert written == {name: TYPES[kind].number for name, kind in chosen.items()}
+
+
 # --- importance ---
 
 
@@ -342,6 +601,13 @@ def test_embeddings_and_output_need_a_matrix_where_their_type_cannot_do_without(
         expected = ["token_embd.weight", "output.weight"] if TYPES[type_name].encoder is None else []
         assert unmeasured("Q4_K_M", chosen, None) == expected
         assert unmeasured("Q4_K_M", chosen, {"token_embd.weight"}) == expected[1:]
+
+
+def test_the_embeddings_of_layers_need_no_matrix(tmp_path: Path) -> None:
+    named, custom = Named("gemma3n", 2), Custom(embedding="IQ3_XXS")
+    chosen = recipe("Q4_K_M", named.tensors, named.model, custom=custom)
+    assert chosen.types["per_layer_token_embd.weight"] == "IQ3_XXS" and unmeasured("Q4_K_M", chosen, None) == []
+    assert_same("Q4_K_M", named, named.save(tmp_path / "model.gguf"), False, custom)
 
 
 # --- custom recipes ---

@@ -20,10 +20,14 @@ from formats.gguf.test_write import build
 from gguf import GGUFReader, TokenType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_tokenize import OLDER, older
 
 from hubq.errors import BadSource, HubqError, Unsupported
+from hubq.formats.gguf import gate
 from hubq.formats.gguf.probe import PROBE
 from hubq.formats.gguf.vocab import Vocab, read_vocab
+from hubq.nouns import Artifact, Source
+from hubq.tokenize import load_tokenizer
 
 
 def file(folder: Path, out: Path) -> Path:
@@ -157,6 +161,46 @@ def test_unmarked_control_tokens_are_control(folder: Path, out: Path) -> None:
     found = keys(folder, out)
     types = dict(zip(found["ggml.tokens"], found["ggml.token_type"], strict=True))
     assert [types[text] for text in texts] == [TokenType.CONTROL] * 5 + [TokenType.USER_DEFINED] * 2
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_vocab_json_and_merges_give_what_their_tokenizer_json_would(folder: Path, out: Path, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    kind, more, files = OLDER[name]
+    older(folder, kind, *more, **files)
+    found, tokenizer = keys(folder, out), load_tokenizer(folder)
+    assert tokenizer is not None
+    text = PROBE + "[B]Hi[A]<s>a</s>b<mask>[PAD]<tool>x<think>y<|im_start|>z <|im_end|><|endoftext|>\n"
+    assert upstream.token_ids(out, text, special=True) == tokenizer.encode(text, add_special_tokens=False).ids
+    assert found["ggml.pre"] == ("qwen2" if kind.startswith("qwen") else "gpt-2")
+    saved = shutil.copytree(folder, out.parent / "saved")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(saved)
+    assert (saved / "tokenizer.json").is_file()
+    assert found == keys(saved, out.with_name("saved.gguf"))
+
+
+def test_a_special_token_that_only_the_class_names(folder: Path, out: Path) -> None:
+    older(folder, "gpt2", "<|endoftext|>", tokenizer_config={"add_bos_token": True})
+    found = keys(folder, out)
+    assert (found["ggml.bos_token_id"], found["ggml.eos_token_id"], found["ggml.add_bos_token"]) == (512, 512, True)
+    assert found["ggml.token_type"][512] == TokenType.CONTROL
+
+
+def test_a_space_in_front_of_older_tokenizers_is_refused(folder: Path) -> None:
+    older(folder, "gpt2", "<|endoftext|>", tokenizer_config={"add_prefix_space": True})
+    refused(folder, Unsupported, "the pre-tokenizer is none that llama.cpp is known to have")
+
+
+def test_the_gate_reads_older_tokenizers(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "model", num_hidden_layers=1, vocab_size=1024)
+    older(folder, "qwen2", tokenizer_config=OLDER["qwen2"][2]["tokenizer_config"] | {"eos_token": "<|im_end|>"})
+    path = file(folder, tmp_path / "out" / "model.gguf")
+    artifact = Artifact("gguf:F32", path, path.stat().st_size, "", 0, {}, 0, "")
+    checks = gate.check([artifact], Source("org/model", "0" * 40, folder, {"model_type": "qwen2"}, {}, ()), PROBE, ())
+    found = {check.name: (check.outcome, check.detail) for check in checks}
+    assert found["token ids"][0] == "passed" and "vocab.json and merges.txt" in found["token ids"][1]
+    assert found["special tokens"][0] == "passed" and "3 special tokens" in found["special tokens"][1]
 
 
 # --- keys: byte-level BPE ---
@@ -369,7 +413,7 @@ def test_two_tokens_of_one_id(folder: Path) -> None:
     document = json.loads((folder / "tokenizer.json").read_text())
     document["model"]["vocab"]["zz"] = 300
     (folder / "tokenizer.json").write_text(json.dumps(document))
-    refused(folder, BadSource, r"tokenizer\.json gives two tokens the same id")
+    refused(folder, BadSource, "the tokenizer gives two tokens the same id")
 
 
 def test_an_id_that_nobody_could_hold(folder: Path) -> None:

@@ -18,7 +18,7 @@ from gguf import GGUFReader
 from hubq.checkpoint import open_checkpoint
 from hubq.errors import BadSource, Unsupported, Usage
 from hubq.formats.gguf import imatrix
-from hubq.formats.gguf.blueprint import Blueprint, draw
+from hubq.formats.gguf.blueprint import Blueprint, of_checkpoint
 from hubq.formats.gguf.encode import TYPES
 from hubq.formats.gguf.imatrix import Imatrix
 from hubq.formats.gguf.layout import lay_out
@@ -36,7 +36,7 @@ TYPE_NAMES = {kind.number: name for name, kind in TYPES.items()}
 def blueprint(folder: Path) -> Blueprint:
     config = read_config((folder / "config.json").read_bytes())
     with open_checkpoint(folder, [path.name for path in folder.iterdir()]) as checkpoint:
-        return draw(f"org/{folder.name}", folder, config, checkpoint.tensors)
+        return of_checkpoint(f"org/{folder.name}", folder, config, checkpoint.tensors)
 
 
 def build(

@@ -57,5 +57,5 @@ def family(config: Mapping[str, Any]) -> Family:
     kind = f"{few([str(architectures[0])])} (model type {model_type!r})"
     raise Unsupported(
         f"hubq does not convert {kind} to GGUF; `hubq families` lists what it knows",
-        "a new family is one file in hubq/formats/gguf/arch, see CONTRIBUTING.md",
+        "let llama.cpp convert it: --llama-cpp DIR, a folder with its source; or start from a GGUF in F32, BF16 or F16",
     )

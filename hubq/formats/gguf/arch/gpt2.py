@@ -16,7 +16,7 @@ NAMES |= {"n_positions": "max_position_embeddings"}
 
 PREFIX = "transformer."  # what the first checkpoints lack
 HEAD = "lm_head.weight"
-MASKS = (".attn.bias", ".attn.masked_bias")
+MASK = ".attn.bias"
 
 FIRST: Table = {"wte.weight": "vocab hidden", "wpe.weight": "positions hidden"}
 LAYER: Table = {
@@ -69,7 +69,7 @@ def tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[Tensor]:
         LAYER,
         last if tied else last | {HEAD: "vocab hidden"},
         prefix=f"{prefix}h.",
-        ignored=lambda name: name.endswith(MASKS) or (name == HEAD and tied),
+        ignored=lambda name: name.endswith(MASK) or (name == HEAD and tied),
     )
 
 

@@ -11,7 +11,7 @@ from hubq.formats.gguf.hparams import GELU, WITHOUT_FACTORS, Config, choice, com
 from hubq.formats.gguf.tensors import Part, Table, Tensor, draw, joined, unfused
 
 QKV = joined(unfused(0), unfused(1), unfused(2))
-BUFFERS = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
+MASK = ".attention.bias"
 
 FIRST: Table = {"gpt_neox.embed_in.weight": "vocab hidden"}
 LAYER: Table = {
@@ -61,7 +61,7 @@ def tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[Tensor]:
     size = heads(usual(config))
     size |= {"qkv": 3 * size["hidden"]}
     return draw(
-        "gptneox", size, stored, FIRST, LAYER, LAST, prefix="gpt_neox.layers.", ignored=lambda name: name.endswith(BUFFERS)
+        "gptneox", size, stored, FIRST, LAYER, LAST, prefix="gpt_neox.layers.", ignored=lambda name: name.endswith(MASK)
     )
 
 

@@ -56,8 +56,8 @@ HEADS = ("lm_head.weight",)
 
 
 def ignored(config: Config, name: str) -> bool:
-    """Whether a tensor of the checkpoint may be there for nothing: rotary frequencies, or the head of a tied model."""
-    return name.endswith("rotary_emb.inv_freq") or (name in HEADS and flag(config, "tie_word_embeddings"))
+    """Whether a tensor of the checkpoint may be there for nothing: the head of a tied model."""
+    return name in HEADS and flag(config, "tie_word_embeddings")
 
 
 def keys(config: Config) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from hubq.formats.gguf.hparams import (
 from hubq.formats.gguf.tensors import Table, Tensor, draw
 
 HEAD = "lm_head.weight"
-INV_FREQ = ".rotary_emb.inv_freq"
 
 PHI: Table = {
     "input_layernorm.weight": "hidden",
@@ -85,7 +84,7 @@ def phi_keys(config: Config) -> dict[str, Any]:
 
 def phi_tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[Tensor]:
     """All tensors in file order."""
-    return draw("phi2", sizes(config), stored, FIRST, PHI, PHI_LAST, ignored=lambda name: name.endswith(INV_FREQ))
+    return draw("phi2", sizes(config), stored, FIRST, PHI, PHI_LAST)
 
 
 def phi3_rope(config: Config, head: int) -> Rope:
@@ -113,8 +112,8 @@ def phi3_tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[Ten
     """All tensors in file order."""
     size, tied = sizes(config), flag(config, "tie_word_embeddings")
     last = PHI3_LAST if tied else {**PHI3_LAST, HEAD: "vocab hidden"}
-    unused = lambda name: name.endswith(INV_FREQ) or (name == HEAD and tied)  # noqa: E731
-    return [*draw("phi3", size, stored, FIRST, PHI3, last, ignored=unused), *phi3_rope(config, size["head"]).tensors]
+    table = draw("phi3", size, stored, FIRST, PHI3, last, ignored=lambda name: name == HEAD and tied)
+    return [*table, *phi3_rope(config, size["head"]).tensors]
 
 
 MODELS = {

@@ -55,8 +55,7 @@ def tensors(config: Config, stored: Mapping[str, StoredTensor]) -> list[Tensor]:
     layer |= HEAD_NORMS if flag(config, "qk_layernorm") else {}
     layer |= {} if flag(config, "use_parallel_residual") else SECOND_NORM
     layer |= FEED_FORWARD
-    inv_freq = ".rotary_emb.inv_freq"
-    return draw("stablelm", heads(usual(config)), stored, FIRST, layer, LAST, ignored=lambda name: name.endswith(inv_freq))
+    return draw("stablelm", heads(usual(config)), stored, FIRST, layer, LAST)
 
 
 MODELS = {"stablelm": Family(("StableLmForCausalLM",), "stablelm", keys, tensors)}
