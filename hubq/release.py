@@ -107,7 +107,7 @@ def _convert(request: Request, model: NotConverted, tell: Tell) -> None:
             model.name,
         ),
     )
-    tell(Event("convert", name, 1, 1))
+    tell(Event("convert", name, 1, 1, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _line(event: Event) -> str:
     """A finished step in a line; nothing for one that goes on."""
     if event.step == "pull" and event.done == event.total and event.total:
         return f"pulled    {event.label} ({size(event.total)})"
-    if event.step == "convert" and event.done == event.total:
+    if event.step == "convert" and event.result is not None:
         return f"converted {event.label}"
     if event.step == "calibrate" and event.done == event.total:
         return f"weighed   {event.label} ({event.total} windows)"

@@ -25,9 +25,7 @@ hubq.release
 hubq.plan
 hubq.score hubq.card
 hubq.record hubq.plot
-hubq.formats hubq.metrics hubq.hub hubq.text
-hubq.sealed
-hubq.store
+hubq.formats hubq.metrics hubq.store hubq.hub hubq.text
 hubq.calibrate
 hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk
@@ -39,7 +37,7 @@ hubq
 # package -> the only modules that import it
 HOMES = {
     "datasets": "hubq.text",
-    "filelock": "hubq.store hubq.sealed",
+    "filelock": "hubq.store",
     "gguf": "hubq.formats.gguf",
     "huggingface_hub": "hubq.hub",
     "jinja2": "hubq.card hubq.formats.gguf.render",
@@ -48,16 +46,12 @@ HOMES = {
     "matplotlib": "hubq.plot",
     "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
-    "optimum": "hubq.formats.onnx.worker",
-    "onnx": "hubq.formats.onnx",
-    "onnx_ir": "hubq.formats.onnx",
-    "onnxruntime": "hubq.formats.onnx",
     "pydantic": "hubq.record",
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",
     "tokenizers": "hubq.tokenize hubq.text hubq.formats.gguf",
-    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor hubq.formats.onnx.worker",
-    "transformers": "hubq.reference hubq.formats.onnx.worker",
+    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor",
+    "transformers": "hubq.reference",
     "typer": "hubq.cli",
     "yaml": "hubq.source hubq.card",
 }

@@ -379,7 +379,7 @@ def test_a_release_goes_on_from_what_was_converted(
     card = (tmp_path / "out" / "Tiny-1B-Chat-GGUF" / "README.md").read_text()
     assert "llama.cpp's converter made a GGUF of the source" in card and "which transformers ran in float32" in card
     assert "hubq publish ./Tiny-1B-Chat --llama-cpp DIR --levels bf16,q4_k_m" in card
-    assert [event.label for event in told if event.step == "convert" and event.done == event.total] == ["Tiny-1B-Chat-F32.gguf"]
+    assert [event.label for event in told if event.step == "convert" and event.result] == ["Tiny-1B-Chat-F32.gguf"]
     told.clear()
     publish(request, told.append)
     assert plan(request).write == 0 and not [event for event in told if event.step == "convert"]
