@@ -12,10 +12,10 @@ from hubq.formats import FORMATS, levels, open_format, parse_levels
 from hubq.nouns import Level
 
 AGREED = {
-    "plan": ["repo", "folder", "config", "stored", "levels", "options"],
-    "build": ["plan", "checkpoint", "paths", "progress"],
+    "plan": ["blueprint", "levels", "options"],
+    "build": ["plan", "source", "paths", "progress"],
     "file_name": ["model", "level"],
-    "engines": [],
+    "engines": ["source"],
     "load": ["artifact", "source", "engine"],
     "usage": ["release"],
 }

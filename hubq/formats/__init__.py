@@ -3,17 +3,18 @@
 LEVELS: dict[str, Level]                                  # best first; the card's order
 ALIASES: dict[str, str]                                   # other names of levels
 check_kind(config)                                        # raises where it cannot hold this kind of model
-plan(repo, folder, config, stored, levels, options) -> Plan    # early and exact; raises for what cannot be built
-build(plan, checkpoint, paths, progress) -> Iterator[Artifact]
+draw(repo, folder, config, stored) -> Blueprint           # a model's files but for levels; raises for what cannot be built
+plan(blueprint, levels, options) -> Plan                  # early and exact
+build(plan, source, paths, progress) -> Iterator[Artifact]
 file_name(model, level) -> str
 read_imatrix(path) -> Imatrix                             # an importance matrix; raises BadSource
 calibrated(plan) -> list[str]                             # the checkpoint's tensors whose inputs make one
 write_imatrix(plan, activations, path)                    # the matrix that a plan expects, from those inputs
 with_imatrix(plan, imatrix) -> Plan
-engines() -> tuple[str, ...]                              # the ways to run its files here, the first always there
+engines(source) -> tuple[str, ...]                        # the ways to run its files here
 load(artifact, source, engine)                            # context manager: ids -> logits
 RUNTIME: str                                              # the engine that users run
-probe_text(source) -> str                                 # a short text to check its logits on; empty for a model without
+probe_text() -> str                                       # a short text to check logits on
 check(artifacts, source, text, measurements, unmeasured) -> tuple[Check, ...]    # the parity gate: files against their source
 usage(release) -> str                                     # the "Run it" part of the card
 VERSION: int                                              # raised when the same input gives other bytes
