@@ -255,7 +255,7 @@ def test_known_families() -> None:
 def test_other_families_are_refused_by_name(architectures: list[Any], model_type: str) -> None:
     with pytest.raises(Unsupported, match=r"does not convert .* to GGUF; `hubq families` lists what it knows$") as caught:
         family(CONFIG | {"architectures": architectures, "model_type": model_type})
-    assert repr(model_type) in caught.value.message and "CONTRIBUTING" in caught.value.hint
+    assert repr(model_type) in caught.value.message and "--llama-cpp" in caught.value.hint
     assert caught.value.message.isprintable()
 
 
