@@ -48,11 +48,14 @@ def collect(
     """
     places = _places(weights, model)
     watch = _Watch(parameter for parameter, _ in places.values())
+    head = model.get_output_embeddings()
+    with_head = head is not None and any(parameter is head.weight for parameter, _ in places.values())
+    run = model if with_head else model.base_model  # without the head where nobody asks for what it is multiplied with
     with _one_expert_at_a_time(model), torch.inference_mode():
         for done, ids in enumerate(windows, 1):
             batch = torch.as_tensor(ids, dtype=torch.int64, device=model.device)[None]
             with watch:
-                model.base_model(input_ids=batch, use_cache=False)  # without the head: nobody reads the logits
+                run(input_ids=batch, use_cache=False)
             progress(done)
     watch.check({parameter.data_ptr(): name for name, (parameter, _) in places.items()})
     return {name: watch.activation(parameter, expert) for name, (parameter, expert) in places.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from hubq.formats import Words, open_format
 from hubq.metrics import METRICS
 from hubq.nouns import Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release
 from hubq.record import commands, facts, place, plain, read_record, record, release_json
@@ -22,7 +23,7 @@ from hubq.source import HUB_ID
 __all__ = ["figure", "files", "front_matter", "read_record", "readme", "record", "release_json"]
 
 REFERENCE = "reference"
-ENGINES = ("llama.cpp", "weights")  # what users run comes first
+ENGINES = ("llama.cpp", "onnxruntime", "weights")  # what users run comes first
 _INDEXED = (
     ("ppl", "perplexity", "Perplexity"),
     ("kld", "kl_divergence", "KL divergence, nats per token,"),
@@ -74,6 +75,7 @@ def readme(release: Release, usage: str) -> str:
         checks=_checks(release),
         copied=bool(release.origin and not release.origin.converter),
         reference=_reference(release),
+        words=_words(release),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -200,6 +202,11 @@ def _engines(release: Release) -> list[str]:
     return [engine for engine in ENGINES if engine in found] + sorted(found - set(ENGINES))
 
 
+def _words(release: Release) -> Words:
+    """What the card says of its format, which is that of its files."""
+    return open_format(release.artifacts[0].level.partition(":")[0] if release.artifacts else "gguf").WORDS
+
+
 def _reference(release: Release) -> str:
     """What files were measured against."""
     engines = {row.engine for row in release.measurements if row.level == REFERENCE}
@@ -237,8 +244,8 @@ def _link(text: str, url: str) -> str:
 
 
 def _file_link(release: Release, file: Artifact) -> str:
-    name = file.path.name
-    return _link(_level(file.level), _url(release.target, "blob", "main", name) or quote(f"./{name}"))
+    place = file.files[0].path
+    return _link(_level(file.level), _url(release.target, "blob", "main", *place.split("/")) or quote(f"./{place}"))
 
 
 def _on_hub(text: EvalSet | None) -> bool:
@@ -260,19 +267,19 @@ def front_matter(release: Release) -> str:
     """The Hub's metadata of the card as YAML; values that the Hub would refuse are left out (hub-docs, modelcard.md)."""
     import yaml
 
-    known = facts(release.card)
+    known, words = facts(release.card), _words(release)
     slugs = {name: known[name] for name in ("pipeline_tag", "license", "license_name") if _SLUG.fullmatch(known.get(name, ""))}
     data = {
         "base_model": release.source if _url(release.source) else None,
         "base_model_relation": "quantized" if _url(release.source) else None,
-        "library_name": "gguf",
+        "library_name": words.library,
         "pipeline_tag": slugs.get("pipeline_tag", "text-generation"),
         "license": slugs.get("license"),
         "license_name": slugs.get("license_name"),
         "license_link": _license_link(release, known.get("license_link", "")),
         "language": [code for code in known["language"] if _SLUG.fullmatch(code)],
         "datasets": [release.evalset.dataset] if release.evalset and _on_hub(release.evalset) else [],
-        "tags": ["gguf", "llama.cpp", "quantized", "hubq", *["conversational"] * known["chat_template"]],
+        "tags": [*words.tags, *["conversational"] * known["chat_template"]],
         "quantized_by": "hubq",
         "model-index": _model_index(release),
     }
@@ -302,7 +309,7 @@ def _model_index(release: Release) -> list[dict[str, Any]]:
     dataset = {"name": name, "type": name, "config": text.config, "split": text.split, "revision": text.revision}
     dataset = {key: plain(value) for key, value in dataset.items() if value}
     result: dict[str, Any] = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
-    return [{"name": f"{place(release.source)} GGUF", "results": [result]}] if metrics else []
+    return [{"name": f"{place(release.source)} {_words(release).title}", "results": [result]}] if metrics else []
 
 
 def _rounded(estimate: Estimate) -> float:

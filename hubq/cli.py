@@ -8,8 +8,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -30,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -93,14 +96,14 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Pull a model, build every level, measure them, write the card and push it all in one commit."""
     with _answering(as_json):
         from hubq import ui
         from hubq.formats import parse_levels
-        from hubq.plan import Request, plan
+        from hubq.plan import Request, is_repository, plan
         from hubq.release import publish as run
         from hubq.store import Store, default_root
 
@@ -127,12 +130,16 @@ def publish(
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
         )
+        requests = [replace(request, levels=tuple(group)) for _, group in groupby(chosen, lambda level: level.format)]
+        if to and len(requests) > 1 and is_repository(to):
+            raise Usage(f"--to {to}: one repository, for levels of two formats", "name a folder, or leave --to out")
         if dry_run:
-            ui.show_plan(plan(request), as_json)
+            ui.show_plans([plan(request) for request in requests], as_json)
             return
+        known: list[Any] = []  # what the reference says is the same for all formats
         with ui.Screen(quiet) as screen:
-            result = run(request, screen.tell)
-        ui.show_result(result, as_json)
+            results = [run(request, screen.tell, known) for request in requests]
+        ui.show_results(results, as_json)
 
 
 def _text(dataset: str, split: str, field: str, windows: str, seed: int, option: str = "--windows") -> TextSpec:
@@ -239,6 +246,43 @@ def show(
         if tensors and not as_json and len(found) > 1:
             raise Usage(f"--tensors is for one model, and these are {len(found)}", "name one file, or use --json")
         show_models([facts(read_set(path)) for path in found], tensors, as_json)
+
+
+env = typer.Typer(help="The private environment that Optimum exports ONNX files in.", no_args_is_help=True)
+app.add_typer(env, name="env")
+
+
+@env.command("create")
+def env_create(quiet: Quiet = False, as_json: Json = False) -> None:
+    """Make it now, or make it anew where it is broken; publishing does so by itself when it is needed."""
+    with _answering(as_json):
+        from hubq import sealed, ui
+        from hubq.formats.onnx.export import OPTIMUM
+
+        with ui.Screen(quiet) as screen:
+            sealed.ensure(OPTIMUM, screen.say)
+        ui.show_environment(OPTIMUM, sealed.state(OPTIMUM), as_json)
+
+
+@env.command("show")
+def env_show(as_json: Json = False) -> None:
+    """Say whether it is there, and where."""
+    with _answering(as_json):
+        from hubq import sealed, ui
+        from hubq.formats.onnx.export import OPTIMUM
+
+        ui.show_environment(OPTIMUM, sealed.state(OPTIMUM), as_json)
+
+
+@env.command("remove")
+def env_remove(as_json: Json = False) -> None:
+    """Delete it; the next export makes it again."""
+    with _answering(as_json):
+        from hubq import sealed, ui
+        from hubq.formats.onnx.export import OPTIMUM
+
+        sealed.remove(OPTIMUM)
+        ui.show_environment(OPTIMUM, sealed.state(OPTIMUM), as_json)
 
 
 @app.command()

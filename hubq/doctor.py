@@ -19,6 +19,8 @@ PACKAGES = {
     "datasets": ("text to measure on", "pip install datasets"),
     "torch": ("the reference model and the engine `weights`", "pip install torch"),
     "transformers": ("the reference model and the engine `weights`", "pip install transformers"),
+    "onnx": ("writing ONNX files", "pip install 'hubq[onnx]'"),
+    "onnxruntime": ("writing ONNX files, and the engine `onnxruntime`: what their users will run", "pip install 'hubq[onnx]'"),
     "llama-cpp-python": ("the engine `llama.cpp`: what users of the files will run", "pip install 'hubq[llama]'"),
 }
 
@@ -27,6 +29,7 @@ def checks() -> list[dict[str, Any]]:
     """Each thing looked for: its `name`, what was `found` (empty: nothing), what it `unlocks`, and the `hint` to get it."""
     rows = [_row("hubq", f"{__version__} on Python {platform.python_version()}", "", "")]
     rows += [_row(name, _version(name), unlocks, hint) for name, (unlocks, hint) in PACKAGES.items()]
+    rows.append(_environment())
     rows.append(_row("Hub account", _account(), "pushing, and private or gated models", "hf auth login"))
     rows.append(_row("GPU", _gpu() or "none, and none is needed", "measuring faster", ""))
     rows.append(_row("cores", str(os.cpu_count() or 1), "building and measuring in parallel", ""))
@@ -38,6 +41,15 @@ def checks() -> list[dict[str, Any]]:
         )
     )
     return rows
+
+
+def _environment() -> dict[str, Any]:
+    from hubq.formats.onnx.export import OPTIMUM
+    from hubq.sealed import state
+
+    found = state(OPTIMUM)
+    told = "" if found.status == "absent" else f"{found.status}, {found.size / 1e9:.1f} GB {found.fault}".strip()
+    return _row("Optimum's environment", told, "exporting to ONNX", "hubq makes it when it is needed, or `hubq env create`")
 
 
 def _row(name: str, found: str, unlocks: str, hint: str) -> dict[str, Any]:

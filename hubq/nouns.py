@@ -8,7 +8,7 @@ Source + Level -> Recipe --build--> Artifact --+
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +52,8 @@ class Source:
 
     `config` is config.json without the keys that could load code, empty for a model that is a GGUF; `card` the front matter of
     README.md as plain data; `files` only the files that hubq uses, each with its SHA-256. `gguf` is the file that the model is
-    (the first of its parts), or that llama.cpp's converter made of it; of a model not yet pulled its metadata alone.
+    (the first of its parts), or that llama.cpp's converter made of it; of a model not yet pulled its metadata alone. `graph` is
+    the ONNX graph in float32 that was exported from it.
     """
 
     repo: str
@@ -62,6 +63,7 @@ class Source:
     card: Mapping[str, Any]
     files: tuple[RepoFile, ...]
     gguf: Path | None = None
+    graph: Path | None = None
 
     @property
     def name(self) -> str:
@@ -113,6 +115,7 @@ class Artifact:
     `key` is that of the recipe and the inputs that made it, `options` how the command line wrote what shaped it besides the
     level, `imatrix` the SHA-256 of the importance matrix that weighed its errors (None: none did). Of a level split into
     several files, `parts` are those, `path` the first, `size` that of all, and `sha256` that of their hashes in a row.
+    `folder` is where they lie in a repository.
     """
 
     level: str
@@ -126,11 +129,13 @@ class Artifact:
     parts: tuple[RepoFile, ...] = ()
     imatrix: str | None = None
     options: str = ""
+    folder: str = ""
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
-        """What it consists of, by the files' names: itself, or its parts."""
-        return self.parts or (RepoFile(self.path.name, self.size, self.sha256),)
+        """What it consists of, by the files' places in a repository: itself, or its parts."""
+        found = self.parts or (RepoFile(self.path.name, self.size, self.sha256),)
+        return tuple(replace(file, path=f"{self.folder}/{file.path}") for file in found) if self.folder else found
 
     @property
     def bits_per_weight(self) -> float:

@@ -143,20 +143,25 @@ def _local_file(path: Path) -> tuple[Hub, str, None, str]:
     return Files(path.parent, [part.name for part in parts]), name or "model", None, parts[0].name
 
 
-def destination(to: str | None, name: str) -> tuple[Hub, str]:
-    """(hub, repository) that a release goes to: `to`, or the user's account; a folder acts as a hub and holds {name}-GGUF."""
+def destination(to: str | None, repo: str) -> tuple[Hub, str]:
+    """(hub, repository) that a release goes to: `to`, or `repo` of the user's account, or in the folder `to` as a hub."""
     if to is None:
         hub = connect()
         if not hub.owner():
             raise HubError(
                 "there is no account to publish to: nobody is logged in", "run `hf auth login`, or say where with --to"
             )
-        return hub, f"{hub.owner()}/{name}-GGUF"
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", to, re.ASCII) and not Path(to).is_dir():
+        return hub, f"{hub.owner()}/{repo}"
+    if is_repository(to):
         return connect(), to
     if to.startswith((".", "/", "~")) or Path(to).is_dir():
-        return connect(Path(to).expanduser().resolve()), f"{name}-GGUF"
+        return connect(Path(to).expanduser().resolve()), repo
     raise Usage(f"--to {to}: neither a Hub id nor a folder", "write owner/name, or ./folder for a folder that acts as a hub")
+
+
+def is_repository(to: str) -> bool:
+    """Whether --to names a repository on the Hub, and not a folder."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", to, re.ASCII)) and not Path(to).is_dir()
 
 
 def plan(request: Request) -> Plan:
@@ -194,7 +199,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
     sizes = [item.size for item in items if item.artifact is None]
     paths = tuple(dict.fromkeys([*found.small, *found.shards]))
     download = sum(snapshot.size(path) for path in paths if not hub.cached(snapshot, path))
-    disk = _existing(request.store.root)
+    disk, scratch = _existing(request.store.root), laid_out.scratch if sizes else 0
     return Plan(
         hub=hub,
         snapshot=snapshot,
@@ -208,10 +213,10 @@ def plan_in(aside: Path, request: Request) -> Plan:
         gguf=found.gguf,
         origin=found.origin,
         items=items,
-        target=_target_name(request, name),
+        target=_target_name(request, f"{name}-{module.WORDS.title}"),
         download=download,
         write=sum(sizes),
-        need=(max(sizes, default=0) if request.stream else sum(sizes)) + (download if _same_disk(hub, disk) else 0),
+        need=(max(sizes, default=0) if request.stream else sum(sizes)) + scratch + (download if _same_disk(hub, disk) else 0),
         free=shutil.disk_usage(disk).free,
         format=module,
         blueprint=laid_out,
@@ -276,7 +281,7 @@ def _checkpoint(request: Request, module: ModuleType, place: _Place, _: None) ->
     try:
         module.check_kind(config)
     except Unsupported as error:
-        if request.llama_cpp is None:
+        if request.llama_cpp is None or module.WORDS.title != "GGUF":
             raise
         unknown = error
     shards = checkpoint.shards([file.path for file in snapshot.files], place.fetch)
@@ -342,7 +347,7 @@ def _importance(request: Request, module: ModuleType, source: Source, inputs: Ma
     windows = text.windows(source, request.imatrix)
     found = windows.evalset
     versions = {name: metadata.version(name) for name in ("numpy", "torch", "transformers")}
-    matrix_key = key({"inputs": inputs, "calibration": asdict(found), "versions": versions})
+    matrix_key = key({"inputs": inputs, "calibration": asdict(found), "versions": versions, "format": request.levels[0].format})
     if path := request.store.file("imatrices", matrix_key):
         read = module.read_imatrix(path)
         return _Importance(read, imatrix_facts(read, found), matrix_key, path, windows)
@@ -375,7 +380,8 @@ def _item(
         "custom": request.custom and asdict(request.custom),
     }
     facts |= {"split": request.split, "imatrix": matrix.key if weighted else None}
-    facts |= {"format": module.VERSION, "gguf": metadata.version("gguf")}
+    packages = {name: metadata.version(name) for name in module.PACKAGES}
+    facts |= {"format": module.VERSION, "intermediate": module.intermediate(), **packages}
     recipe_key = key(facts)
     options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options]))
     artifact = kept(request.store, recipe_key, matrix.facts)
@@ -396,10 +402,10 @@ def _name(repo: str, is_gguf: bool) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
-def _target_name(request: Request, name: str) -> str:
+def _target_name(request: Request, repo: str) -> str:
     if request.to is None and not connect().owner():
-        return f"(your account)/{name}-GGUF"
-    hub, repo = destination(request.to, name)
+        return f"(your account)/{repo}"
+    hub, repo = destination(request.to, repo)
     return hub.address(repo)
 
 

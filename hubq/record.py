@@ -92,6 +92,7 @@ def _file_record(file: Artifact) -> dict[str, Any]:
         "key": file.key,
         "imatrix": file.imatrix,
         "options": file.options,
+        "folder": file.folder,
         "parts": [{"path": part.path, "size": part.size, "sha256": part.sha256} for part in file.parts],
     }
 
@@ -203,7 +204,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
 def _check(release: Release) -> None:
     for file in release.artifacts:
         for part in (RepoFile(str(file.path), file.size, file.sha256), *file.parts):
-            if not _is_name(part.path):
+            if not (_is_name(part.path) and (not file.folder or _is_name(file.folder))):
                 raise ValueError(f"{part.path!r} is not the name of a file")
             if part.size < 0 or file.weights <= 0 or not SHA256.fullmatch(part.sha256 or ""):
                 raise ValueError(f"{part.path} has an impossible size, number of weights or SHA-256")

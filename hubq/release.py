@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,20 @@ from hubq.errors import GateFailed, HubqError, MissingExtra, Unsupported, Usage
 from hubq.hub import Hub
 from hubq.nouns import Artifact, Measurement, Release, Source
 from hubq.plan import NotConverted, Plan, Request, destination, imatrix_facts, kept, plan_in
-from hubq.record import merge, read_record
+from hubq.record import merge, plain, read_record
 from hubq.store import key
 
 if TYPE_CHECKING:
     from hubq.text import TextSpec, Windows
 
 SPARE = 64 << 20  # bytes of disk left free beside what is written
+RUNTIMES = {"llama.cpp": "llama-cpp-python", "onnxruntime": "onnxruntime"}  # engine -> its package
 PROBED = 128  # ids in a window of the text that the gate scores where nothing is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step`: pull, convert, plan, calibrate, build, measure, check or push.
+    """Progress of a `step`: pull, convert, plan, calibrate, export, build, measure, check or push.
 
     `label` is a file, a level or "level engine"; `result` what came out of it.
     """
@@ -57,12 +58,15 @@ class Result:
     card: Mapping[str, bytes]
 
 
-def publish(request: Request, tell: Tell = lambda event: None) -> Result:
-    """Pull, build, measure, check, write the card, push: whatever of it is not done yet."""
+def publish(request: Request, tell: Tell = lambda event: None, known: list[Any] | None = None) -> Result:
+    """Pull, build, measure, check, write the card, push: whatever of it is not done yet.
+
+    The levels are of one format. `known` keeps the reference's distributions for the next release of the same model.
+    """
     with tempfile.TemporaryDirectory() as aside, request.store.locked():
         planned = _plan(Path(aside), request, tell)
         tell(Event("plan", result=planned))
-        hub, repo = destination(request.to, planned.name)
+        hub, repo = destination(request.to, f"{planned.name}-{planned.format.WORDS.title}")
         hub.check_writable(repo)
         need = planned.need + SPARE
         if planned.write and planned.free < need:
@@ -73,7 +77,7 @@ def publish(request: Request, tell: Tell = lambda event: None) -> Result:
         windows = _read_text(request, planned, Path(aside))
         source = _pull(planned, tell)
         planned = _with_imatrix(request, planned, source, tell)
-        job = _Job(request, source, windows, hub, repo, tell)
+        job = _Job(request, source, windows, hub, repo, tell, [] if known is None else known)
         return _stream(job, planned) if request.stream else _publish(job, planned)
 
 
@@ -161,8 +165,9 @@ def _publish(job: _Job, planned: Plan) -> Result:
     release = _with_earlier_levels(hub, repo, release, planned.format)
     files = card.files(release, planned.format.usage(release))
     payload: dict[str, Path | bytes] = {
-        file.path: artifact.path.with_name(file.path) for artifact in artifacts for file in artifact.files
+        file.path: artifact.path.with_name(PurePosixPath(file.path).name) for artifact in artifacts for file in artifact.files
     }
+    payload |= planned.format.beside(source, release)
     if release.imatrices and planned.imatrix in release.imatrices and planned.imatrix_file:
         payload[planned.imatrix_file.name] = planned.imatrix_file
     message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
@@ -278,6 +283,7 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
             for level in missing:
                 tell(Event("build", level, done, total))
 
+        source = _prepared(request, planned, source, tell)
         with _cleared(paths.values()):
             for artifact in planned.format.build(planned.blueprint, source, paths, progress):
                 item = missing[artifact.level]
@@ -285,6 +291,22 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
                 found[artifact.level] = finished
                 tell(Event("build", artifact.level, artifact.size, artifact.size, finished))
     return tuple(found[item.level.id] for item in planned.items)
+
+
+def _prepared(request: Request, planned: Plan, source: Source, tell: Tell) -> Source:
+    """The source with the graph that all levels are made of, where the format makes one."""
+    module, store = planned.format, request.store
+    if not (facts := module.intermediate()):
+        return source
+    pinned = {file.path: file.sha256 for file in source.files if file.path in {"config.json", *planned.shards}}
+    graph_key = key({**facts, "inputs": pinned})
+    found = store.file("exports", graph_key) or store.keep_file(
+        "exports",
+        graph_key,
+        "model.onnx",
+        lambda path: module.make_intermediate(planned.blueprint, source, path, lambda line: tell(Event("export", plain(line)))),
+    )
+    return replace(source, graph=found)
 
 
 @contextmanager
@@ -299,7 +321,6 @@ def _cleared(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[Artifact, ...], target: str) -> Release:
-    packages = ("gguf", "numba", "numpy")
     return Release(
         source=source.repo,
         commit=source.commit,
@@ -308,7 +329,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         target=target,
         card=planned.card,
         artifacts=artifacts,
-        versions={"hubq": __version__, **{name: metadata.version(name) for name in packages}},
+        versions={"hubq": __version__, **planned.format.versions()},
         command=request.command.replace("{model}", _again(planned)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
         left_out=planned.blueprint.left_out,
@@ -436,7 +457,8 @@ def _memory() -> float:
 
 
 def _versions(engines: Sequence[str]) -> dict[str, str]:
-    packages = ["datasets", "tokenizers", "torch", "transformers", *(["llama-cpp-python"] if "llama.cpp" in engines else [])]
+    packages = ["datasets", "tokenizers", "torch", "transformers"]
+    packages += [RUNTIMES[engine] for engine in engines if engine in RUNTIMES]
     return {name: metadata.version(name) for name in packages}
 
 

@@ -4,6 +4,7 @@
     ROOT/measurements/KEY.json                 a Measurement
     ROOT/imatrices/KEY/FILE                    an importance matrix; the folder appears as those of artifacts do
     ROOT/conversions/KEY/FILE                  a GGUF that llama.cpp converted, likewise
+    ROOT/exports/KEY/model.onnx                a graph in float32 that all ONNX levels are made of, likewise
     ROOT/artifacts/KEY.part/                   being written; left behind by a killed run, wiped by the next
 
 A key is the SHA-256 of everything that the content depends on. What is found is checked against its record before it is used.
@@ -18,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from hubq.disk import sync
@@ -81,7 +82,7 @@ class Store:
         artifact = _read(folder / "record.json", lambda facts: _artifact(facts, folder))
         if artifact is None:
             return None
-        files = [(folder / file.path, file) for file in artifact.files]
+        files = [(folder / PurePosixPath(file.path).name, file) for file in artifact.files]
         sound = all(path.is_file() and path.stat().st_size == file.size for path, file in files)
         if sound and check:
             sound = all(sha256(path) == file.sha256 for path, file in files)
@@ -121,16 +122,17 @@ class Store:
         shutil.rmtree(self.root / "artifacts" / key)
 
     def file(self, kind: str, key: str) -> Path | None:
-        """The file of a key, or None; `kind` is "imatrices" or "conversions"."""
-        return next(iter((self.root / kind / key).glob("*")), None)
+        """The file of a key, the first by name, or None; `kind` is "imatrices", "conversions" or "exports"."""
+        return next(iter(sorted((self.root / kind / key).glob("*"))), None)
 
     def keep_file(self, kind: str, key: str, name: str, write: Callable[[Path], None]) -> Path:
-        """Let `write` make a file of a kind, and keep it under a key by its name."""
+        """Let `write` make a file of a kind, with others beside it if need be, and keep it under a key by its name."""
         folder = self.root / kind / key
         aside = self._aside(folder)
         write(aside / name)
-        with open(aside / name, "rb") as file:
-            os.fsync(file.fileno())
+        for path in aside.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
         self._take_over(aside, folder)
         return folder / name
 

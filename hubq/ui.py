@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hubq.nouns import Check, Estimate, Measurement, Release
     from hubq.plan import Plan
     from hubq.release import Event, Result
+    from hubq.sealed import Environment, State
 
 SCHEMA = 1
 HEADLINE = {"ppl_ratio": ("PPL ratio", 1), "kld": ("KLD", 1), "top1": ("top-1 %", 100)}
@@ -87,6 +88,11 @@ class Screen:
         elif line := _line(event):
             self.console.print(line)
 
+    def say(self, line: str) -> None:
+        """Show a line of progress."""
+        if not self.quiet:
+            self.console.print(line)
+
     def _begin(self, plan: Plan) -> None:
         what = f"{plan.architecture} · {plan.weights / 1e6:,.1f} M weights"
         self.console.print(f"{plan.snapshot.repo} @ {plan.snapshot.commit[:12]} · {what}")
@@ -98,6 +104,9 @@ class Screen:
     def _note(self, event: Event) -> None:
         portion = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
         level, _, engine = event.label.partition(" ")
+        if event.step == "export":
+            self.step = event.label
+            return
         if event.step in ("pull", "convert", "calibrate", "push"):
             self.step = f"{event.step.removesuffix('e')}ing {event.label} {portion}"
             return
@@ -141,6 +150,8 @@ def _line(event: Event) -> str:
         return f"pulled    {event.label} ({size(event.total)})"
     if event.step == "convert" and event.result is not None:
         return f"converted {event.label}"
+    if event.step == "export":
+        return f"exporting {event.label}"
     if event.step == "calibrate" and event.done == event.total:
         return f"weighed   {event.label} ({event.total} windows)"
     if event.step == "build" and event.result is not None:
@@ -167,26 +178,47 @@ def _loss(measurement: Measurement) -> str:
     return f"{title} {_figure(measurement.values[name])}"
 
 
-def show_result(result: Result, as_json: bool) -> None:
-    """The table of results and where everything is; or one JSON document."""
+def show_results(results: Sequence[Result], as_json: bool) -> None:
+    """One table of the files of all formats, and where everything is; or one JSON document."""
     from hubq.record import record
 
-    release = result.release
     if as_json:
-        print_json({"target": result.target, "commit": result.commit, "release": record(release)})
+        made = [{"target": one.target, "commit": one.commit, "release": record(one.release)} for one in results]
+        print_json(made[0] if len(made) == 1 else {"releases": made})
         return
-    console = make_console(stderr=False)
+    console, releases = make_console(stderr=False), [one.release for one in results]
+    for table in [_compared(releases)] if len(releases) > 1 else _by_engine(releases[0], console):
+        console.print(table)
+        console.print()
+    if releases[0].evalset:
+        console.print(_measured(releases[0]), soft_wrap=True)
+    for one in results:
+        console.print(f"release  {one.target} @ {one.commit[:12]}", soft_wrap=True)
+        card = one.target if one.target.startswith("https://") else f"{one.target}/README.md"
+        console.print(f"card     {card}", soft_wrap=True)
+
+
+def _compared(releases: Sequence[Release]) -> Table:
+    """The files of all formats, the largest first, each in the engine that its users run."""
+    rows: list[tuple[int, list[str]]] = []
+    for release in releases:
+        engines = [row.engine for row in release.measurements if row.level != "reference"]
+        found = {row.level: row for row in release.measurements if engines and row.engine == engines[0]}
+        for file in release.artifacts:
+            row = found.get(file.level)
+            cells = [file.level, row.engine if row else "–", size(file.size), f"{file.bits_per_weight:.2f}"]
+            cells += [_figure(row.values[name], factor) if row else "–" for name, (_, factor) in HEADLINE.items()]
+            rows.append((file.size, cells))
+    columns = ["variant", "engine", "size", "bits/weight", *(title for title, _ in HEADLINE.values())]
+    return make_table(columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+
+
+def _by_engine(release: Release, console: Console) -> list[Table]:
+    """The files of one format with the numbers of all engines side by side, or where that is too wide, one below the other."""
     engines = sorted({row.engine for row in release.measurements if row.level != "reference"})
     whole = _results(release, engines)
     narrow = console.measure(whole, options=console.options.update(max_width=1000)).maximum > console.width
-    for table in [_results(release, [engine]) for engine in engines] if narrow else [whole]:
-        console.print(table)
-        console.print()
-    if release.evalset:
-        console.print(_measured(release), soft_wrap=True)
-    console.print(f"release  {result.target} @ {result.commit[:12]}", soft_wrap=True)
-    card = result.target if result.target.startswith("https://") else f"{result.target}/README.md"
-    console.print(f"card     {card}", soft_wrap=True)
+    return [_results(release, [engine]) for engine in engines] if narrow else [whole]
 
 
 def _results(release: Release, engines: Sequence[str]) -> Table:
@@ -222,25 +254,37 @@ def _figure(estimate: Estimate, factor: float = 1) -> str:
     return figure(factor * estimate.value, factor * estimate.stderr)
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """What a run would do."""
+def show_plans(plans: Sequence[Plan], as_json: bool) -> None:
+    """What a run would do, for each format."""
     if as_json:
-        keys = ("weights", "target", "download", "write", "need", "free")
-        facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
-        facts["left_out"] = list(plan.blueprint.left_out)
-        facts["origin"] = asdict(plan.origin) if plan.origin else None
-        facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
-        facts["levels"] = [
-            {"level": item.level.id, "file": item.file, "size": item.size, "key": item.key, "built": item.artifact is not None}
-            for item in plan.items
-        ]
-        print_json(facts)
+        made = [_plan_facts(plan) for plan in plans]
+        print_json(made[0] if len(made) == 1 else {"plans": made})
         return
+    console = make_console(stderr=False)
+    for place, plan in enumerate(plans):
+        if place:
+            console.print()
+        _show_plan(plan, console)
+
+
+def _plan_facts(plan: Plan) -> dict[str, Any]:
+    keys = ("weights", "target", "download", "write", "need", "free")
+    facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
+    facts["left_out"] = list(plan.blueprint.left_out)
+    facts["origin"] = asdict(plan.origin) if plan.origin else None
+    facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
+    facts["levels"] = [
+        {"level": item.level.id, "file": item.file, "size": item.size, "key": item.key, "built": item.artifact is not None}
+        for item in plan.items
+    ]
+    return facts
+
+
+def _show_plan(plan: Plan, console: Console) -> None:
     rows = [
         [i.level.id, i.file, size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"]
         for i in plan.items
     ]
-    console = make_console(stderr=False)
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
     console.print(f"target    {plan.target}", soft_wrap=True)
     for line in _notes(plan):
@@ -249,6 +293,24 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     console.print(f"disk      {size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
     console.print()
     console.print(make_table(["variant", "file", "size", "bits/weight", "state"], rows))
+
+
+def show_environment(environment: Environment, state: State, as_json: bool) -> None:
+    """Whether a private environment is there, how large it is, and where."""
+    if as_json:
+        print_json(
+            {
+                "name": environment.name,
+                "folder": str(environment.folder),
+                "state": state.status,
+                "size": state.size,
+                "fault": state.fault,
+            }
+        )
+        return
+    told = f", {size(state.size)}" if state.size else ""
+    told += f": {state.fault}" if state.fault else ""
+    make_console(stderr=False).print(f"{environment.name}  {state.status}{told}  {environment.folder}", soft_wrap=True)
 
 
 def show_checks(checks: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -25,7 +25,9 @@ hubq.release
 hubq.plan
 hubq.score hubq.card
 hubq.record hubq.plot
-hubq.formats hubq.metrics hubq.store hubq.hub hubq.text
+hubq.formats hubq.metrics hubq.hub hubq.text
+hubq.sealed
+hubq.store
 hubq.calibrate
 hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk
@@ -37,7 +39,7 @@ hubq
 # package -> the only modules that import it
 HOMES = {
     "datasets": "hubq.text",
-    "filelock": "hubq.store",
+    "filelock": "hubq.store hubq.sealed",
     "gguf": "hubq.formats.gguf",
     "huggingface_hub": "hubq.hub",
     "jinja2": "hubq.card hubq.formats.gguf.render",
@@ -46,12 +48,16 @@ HOMES = {
     "matplotlib": "hubq.plot",
     "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
+    "optimum": "hubq.formats.onnx.worker",
+    "onnx": "hubq.formats.onnx",
+    "onnx_ir": "hubq.formats.onnx",
+    "onnxruntime": "hubq.formats.onnx",
     "pydantic": "hubq.record",
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",
     "tokenizers": "hubq.tokenize hubq.text hubq.formats.gguf",
-    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor",
-    "transformers": "hubq.reference",
+    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor hubq.formats.onnx.worker",
+    "transformers": "hubq.reference hubq.formats.onnx.worker",
     "typer": "hubq.cli",
     "yaml": "hubq.source hubq.card",
 }

@@ -34,7 +34,19 @@ if TYPE_CHECKING:
     from hubq.formats.gguf.imatrix import Imatrix
     from hubq.formats.gguf.recipe import Custom
 
-FORMATS = {"gguf": "hubq.formats.gguf"}
+FORMATS = {"gguf": "hubq.formats.gguf", "onnx": "hubq.formats.onnx"}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a card says of its format: its `title` and the `library` and `tags` of the front matter, what was `checked` of each
+    file before it was pushed, and what `fallbacks` are."""
+
+    title: str
+    library: str
+    tags: tuple[str, ...]
+    checked: str
+    fallbacks: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +78,27 @@ def levels() -> dict[str, Level]:
     return {level.id: level for name in FORMATS for level in open_format(name).LEVELS.values()}
 
 
+EVERY = {"all": "gguf", **{f"{name}:all": name for name in FORMATS}}
+
+
 def parse_levels(text: str, matrix: bool = False) -> tuple[Level, ...]:
     """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`.
 
-    `all` names those that suit any model and can be built.
+    `all` names those of GGUF that suit any model and can be built, `onnx:all` those of ONNX.
     Case does not matter, nor does the format where only one has the name. `matrix` says whether there is an importance matrix.
     Raises Usage for a name that is none, with the nearest ones, and for a level that needs a matrix where there is none.
     """
     known = levels()
-    if text.strip().lower() == "all":
-        return tuple(level for level in known.values() if not level.special and (matrix or not level.needs_matrix))
-    chosen = {_find(name.strip(), known) for name in text.split(",") if name.strip()}
+    chosen: set[str] = set()
+    for name in filter(None, (name.strip() for name in text.split(","))):
+        if name.lower() in EVERY:
+            chosen |= {
+                level.id
+                for level in known.values()
+                if level.format == EVERY[name.lower()] and not level.special and (matrix or not level.needs_matrix)
+            }
+        else:
+            chosen.add(_find(name, known))
     if not chosen:
         raise Usage("no level is named", "see `hubq levels`")
     found = tuple(level for level in known.values() if level.id in chosen)

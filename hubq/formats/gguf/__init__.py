@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubq.formats import Expected, Options
+from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf.levels import ALIASES, LEVELS
 from hubq.nouns import Artifact, Check, Level, Measurement, Release, Snapshot, Source
 
@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     from hubq.formats.gguf.layout import Layout
     from hubq.formats.gguf.origin import Given
     from hubq.formats.gguf.recipe import Custom
-    from hubq.formats.gguf.tensors import Tensor
 
 RUNTIME = "llama.cpp"
 VERSION = 3
+PACKAGES = ("gguf",)  # whose versions have a say in the files
+WORDS = Words(
+    title="GGUF",
+    library="gguf",
+    tags=("gguf", "llama.cpp", "quantized", "hubq"),
+    checked="llama.cpp's reading of it was held against transformers' reading of the source",
+    fallbacks=(
+        "Fallback tensors have rows that are not a multiple of 256 values, so llama.cpp's rules store them in a larger type "
+        "than the level's own; that is why bits per weight exceed what the level's name suggests."
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,11 @@ class Plan:
     def weighted(self) -> set[str]:
         """The full names of the levels that an importance matrix has a say in."""
         return {f"gguf:{name}" for name, layout in self.layouts.items() if layout.weighted}
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of disk that building takes besides the files."""
+        return 0
 
     @property
     def predicts(self) -> bool:
@@ -151,22 +166,11 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
 
     imatrix = options.imatrix
     if isinstance(imatrix, Expected):
-        imatrix = _stand_in(imatrix, blueprint.tensors)
+        from hubq.formats.gguf.imatrix import stand_in
+
+        imatrix = stand_in(imatrix, blueprint.tensors)
     layouts = lay_out(blueprint, [level.name for level in levels], imatrix, options.custom, options.split)
     return Plan(blueprint, layouts, imatrix, options.custom, options.split)
-
-
-def _stand_in(wanted: Expected, tensors: Sequence[Tensor]) -> Imatrix:
-    """An importance matrix with the entries and metadata of one that is still to be computed, all weights alike."""
-    import numpy as np
-
-    from hubq.formats.gguf.imatrix import Entry, Imatrix, collected
-
-    entries = {}
-    for tensor in filter(collected, tensors):
-        experts, columns = tensor.shape[0] if len(tensor.shape) > 2 else 1, tensor.shape[-1]
-        entries[tensor.name] = Entry(np.ones((experts, columns), np.float32), np.ones(experts, np.float32))
-    return Imatrix(wanted.file, "", wanted.datasets, wanted.chunks, wanted.chunk_size, entries)
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -185,12 +189,10 @@ def calibrated(plan: Plan) -> list[str]:
 
 def write_imatrix(plan: Plan, activations: Mapping[str, Activation], path: Path) -> None:
     """Write the importance matrix that the plan expects from what calibrate.collect found."""
-    from hubq.formats.gguf.imatrix import from_activations, write
+    from hubq.formats.gguf.imatrix import write_expected
 
-    wanted = plan.imatrix
-    assert wanted is not None
-    facts = wanted.datasets, wanted.chunks, wanted.chunk_size
-    write(from_activations(activations, plan.blueprint.tensors, path.name, *facts), path)
+    assert plan.imatrix
+    write_expected(plan.imatrix, plan.blueprint.tensors, activations, path)
 
 
 def with_imatrix(plan: Plan, imatrix: Imatrix) -> Plan:
@@ -199,6 +201,23 @@ def with_imatrix(plan: Plan, imatrix: Imatrix) -> Plan:
 
     layouts = lay_out(plan.blueprint, list(plan.layouts), imatrix, plan.custom, plan.split)
     return replace(plan, layouts=layouts, imatrix=imatrix)
+
+
+def intermediate() -> dict[str, Any]:
+    """Nothing: all levels are made of the source itself."""
+    return {}
+
+
+def beside(source: Source, release: Release) -> dict[str, bytes]:
+    """No files: a GGUF holds all that it needs."""
+    return {}
+
+
+def versions() -> dict[str, str]:
+    """The packages that make the files."""
+    from importlib import metadata
+
+    return {name: metadata.version(name) for name in ("gguf", "numba", "numpy")}
 
 
 def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Callable[[int, int], None]) -> Iterator[Artifact]:

@@ -23,6 +23,7 @@ from hubq.formats.gguf.tensors import Tensor
 
 if TYPE_CHECKING:
     from hubq.calibrate import Activation
+    from hubq.formats import Expected
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
@@ -213,9 +214,34 @@ def collected(tensor: Tensor) -> bool:
     return matrix and tensor.name.startswith("blk.") and bool(tensor.sources)
 
 
-def weights(tensors: Iterable[Tensor]) -> list[str]:
+def weights(tensors: Iterable[Tensor], head: bool = False) -> list[str]:
     """The checkpoint's tensors whose inputs make an importance matrix of a model, to be given to calibrate.collect."""
-    return [source for tensor in tensors if collected(tensor) for source in tensor.sources]
+    return [source for tensor in chosen(tensors, head) for source in tensor.sources]
+
+
+def chosen(tensors: Iterable[Tensor], head: bool) -> list[Tensor]:
+    """The tensors that an importance matrix covers: what llama-imatrix collects, and with `head` what it collects with
+    --process-output: the output matrix, which tied models have as their token embeddings."""
+    tensors = list(tensors)
+    last = "output.weight" if any(tensor.name == "output.weight" for tensor in tensors) else "token_embd.weight"
+    return [tensor for tensor in tensors if collected(tensor) or (head and tensor.name == last)]
+
+
+def stand_in(wanted: Expected, tensors: Iterable[Tensor], head: bool = False) -> Imatrix:
+    """An importance matrix with the entries and metadata of one that is still to be computed, all weights alike."""
+    entries = {}
+    for tensor in chosen(tensors, head):
+        experts, columns = tensor.shape[0] if len(tensor.shape) > 2 else 1, tensor.shape[-1]
+        entries[tensor.name] = Entry(np.ones((experts, columns), np.float32), np.ones(experts, np.float32))
+    return Imatrix(wanted.file, "", wanted.datasets, wanted.chunks, wanted.chunk_size, entries)
+
+
+def write_expected(
+    wanted: Imatrix, tensors: Iterable[Tensor], activations: Mapping[str, Activation], path: Path, head: bool = False
+) -> None:
+    """Write the importance matrix that `wanted` stands in for, from what calibrate.collect found."""
+    facts = wanted.datasets, wanted.chunks, wanted.chunk_size
+    write(from_activations(activations, tensors, path.name, *facts, head), path)
 
 
 def from_activations(
@@ -225,13 +251,14 @@ def from_activations(
     datasets: Iterable[str],
     chunks: int,
     chunk_size: int,
+    head: bool = False,
 ) -> Imatrix:
     """The importance matrix of a model from the activations of its checkpoint's tensors; the SHA-256 is that of `write`'s file.
 
     Of paths only base names are kept.
     """
     entries = {}
-    for tensor in sorted(filter(collected, tensors), key=lambda tensor: tensor.name):
+    for tensor in sorted(chosen(tensors, head), key=lambda tensor: tensor.name):
         parts = [activations[source] for source in tensor.sources]
         entries[tensor.name] = Entry(
             np.concatenate([part.sums for part in parts]),

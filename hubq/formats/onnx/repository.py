@@ -1,0 +1,80 @@
+"""What a repository of ONNX files holds besides them, and the "Run it" part of its card.
+
+transformers.js looks for config.json and the tokenizer at the root and for graphs under `onnx/`; config.json tells it, under
+"transformers.js_config", which precision to take and how many files of external data each graph has.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hubq.formats.onnx.levels import LEVELS
+from hubq.nouns import Artifact, Release, Source
+from hubq.source import HUB_ID
+
+# taken over from the source as they are
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+PREFERRED = ("q8", "q4", "fp16", "fp32")  # what somebody gets who does not choose
+TASKS = {"ForCausalLM": "text-generation", "ForMaskedLM": "fill-mask", "ForSequenceClassification": "text-classification"}
+TASKS |= {"ForTokenClassification": "token-classification"}
+
+
+def beside(source: Source, release: Release) -> dict[str, bytes]:
+    """config.json for all graphs that `release` has, and the source's tokenizer and settings of generation."""
+    files = {name: (source.folder / name).read_bytes() for name in COPIED if (source.folder / name).is_file()}
+    config = {**source.config, "transformers.js_config": _settings(release)}
+    return files | {"config.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def _settings(release: Release) -> dict[str, Any]:
+    external = {file.path.name: len(file.parts) - 1 for file in release.artifacts if file.parts}
+    return {"dtype": _name(_first(release))} | ({"use_external_data_format": external} if external else {})
+
+
+def _name(file: Artifact) -> str:
+    return file.level.partition(":")[2]
+
+
+def _first(release: Release) -> Artifact:
+    """The file that somebody gets who does not choose."""
+    by_name = {_name(file): file for file in release.artifacts}
+    return next((by_name[name] for name in (*PREFERRED, *LEVELS) if name in by_name), release.artifacts[0])
+
+
+def usage(release: Release) -> str:
+    """Markdown that runs a release's files in transformers.js and in Python; no heading of its own."""
+    if not release.artifacts:
+        return ""
+    file, hub = _first(release), HUB_ID.fullmatch(release.target)
+    model = release.target if hub else "./folder-of-this-card"
+    task = next((task for ending, task in TASKS.items() if release.architecture.endswith(ending)), "feature-extraction")
+    script = [
+        'import { pipeline } from "@huggingface/transformers";',
+        f'const run = await pipeline("{task}", "{model}", {{ dtype: "{_name(file)}" }});',
+        'console.log(await run("Once upon a time"));',
+    ]
+    kind = {"text-generation": "ORTModelForCausalLM"}.get(task)
+    python = [
+        f"from optimum.onnxruntime import {kind}",
+        f'model = {kind}.from_pretrained("{model}", subfolder="onnx", file_name="{file.path.name}")',
+    ]
+    blocks = [_block("**transformers.js** (`npm i @huggingface/transformers`)", "js", script)]
+    if kind:
+        blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", python))
+    names = ", ".join(f"`{_name(file)}`" for file in release.artifacts)
+    return "\n\n".join([*blocks, f"`dtype` picks the file: {names}."]) + "\n"
+
+
+def _block(title: str, language: str, lines: list[str]) -> str:
+    return f"{title}\n\n```{language}\n" + "\n".join(lines) + "\n```"
