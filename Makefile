@@ -26,10 +26,13 @@ DEMO := build/demo
 $(DEMO)/topics.jsonl: .venv/base tests/demo.py
 	$(BIN)/python tests/demo.py $(DEMO)
 
+# with the extra onnx an ONNX level is made, too
+ONNX = $(shell $(BIN)/python -c "import onnx, onnx_ir, onnxruntime" 2>/dev/null && echo ,onnx:q8)
+
 demo: $(DEMO)/topics.jsonl
 	mkdir -p $(DEMO)/out
 	$(BIN)/hubq publish HuggingFaceTB/SmolLM2-135M-Instruct --hub $(DEMO)/hub --to $(DEMO)/out --work-dir $(DEMO)/work \
-		--levels q4_k_m,q5_k_s,q8_0 --dataset $(DEMO)/topics.jsonl --windows 12
+		--levels q4_k_m,q5_k_s,q8_0$(ONNX) --dataset $(DEMO)/topics.jsonl --windows 12
 
 test: .venv/test
 	$(BIN)/python -m pytest -q

@@ -181,7 +181,8 @@ def plan_in(aside: Path, request: Request) -> Plan:
             f"{repo} has neither config.json nor a GGUF file",
             "hubq reads models in transformers' format and unquantized GGUF files; check the id or the folder",
         )
-    found = (_gguf if path else _checkpoint)(request, module, _Place(hub, snapshot, aside), path)
+    place = _Place(hub, snapshot, aside)
+    found = _gguf(module, place, path) if path else _checkpoint(request, module, place)
     source, blueprint = found.source, found.blueprint
     computing = request.imatrix is not None and not isinstance(request.imatrix, Path)
     if not blueprint.predicts and (request.text is not None or computing):
@@ -273,7 +274,7 @@ class _Found:
     origin: Origin | None = None
 
 
-def _checkpoint(request: Request, module: ModuleType, place: _Place, _: None) -> _Found:
+def _checkpoint(request: Request, module: ModuleType, place: _Place) -> _Found:
     """A model in transformers' format."""
     snapshot = place.snapshot
     config = read_config(place.fetch("config.json"))
@@ -307,7 +308,7 @@ def _checkpoint(request: Request, module: ModuleType, place: _Place, _: None) ->
     return _Found(source, str(config["architectures"][0]), blueprint, small, shards, inputs, made, given.origin)
 
 
-def _gguf(request: Request, module: ModuleType, place: _Place, path: str) -> _Found:
+def _gguf(module: ModuleType, place: _Place, path: str) -> _Found:
     """A model that is a GGUF."""
     snapshot = place.snapshot
     small = used(snapshot)

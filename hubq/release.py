@@ -403,9 +403,10 @@ def _score(
             engine=engine,
         ):
             pair = (measurement.level, measurement.engine)
-            store.keep_measurement(keys[pair], measurement)
+            if pair not in found:  # the reference goes first in any case
+                store.keep_measurement(keys[pair], measurement)
+                tell(Event(step, " ".join(pair), 1, 1, measurement))
             found[pair] = measurement
-            tell(Event(step, " ".join(pair), 1, 1, measurement))
     return found
 
 

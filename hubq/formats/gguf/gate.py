@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hubq.checkpoint import AGAIN, few
 from hubq.errors import BadSource, HubqError
+from hubq.formats.checks import Differs, NotChecked, Outcome, logits, outcome
 from hubq.formats.gguf.levels import LEVELS
 from hubq.formats.gguf.origin import own_pairs
 from hubq.formats.gguf.probe import PROBE
@@ -37,10 +38,8 @@ WITHOUT = "llama-cpp-python is not installed"
 OTHER_IDS = 0.01  # share of the evaluation text's ids in lines that llama.cpp may read otherwise
 SPECIAL = 500  # special tokens whose ids are compared
 
-# least bits per weight -> the most median KL divergence from the source (nats per token), and the least share of same top
-# tokens. Well above what levels lose (cards/ has a model of 135 M weights, and small ones lose most), and below what a wrong
-# permutation does; under 5 bits they tell little more than that a file is not broken. The median, because a mixture's router
-# may send a few tokens elsewhere without anything being wrong.
+# well above what levels lose (cards/ has a model of 135 M weights, and small ones lose most), and below what a wrong
+# permutation does; under 5 bits they tell little more than that a file is not broken
 BOUNDS = {16: (0.01, 0.9), 8: (0.03, 0.85), 6: (0.1, 0.75), 5: (0.3, 0.5), 4: (1.0, 0.15), 3: (2.0, 0.05), 0: (4.0, 0.0)}
 
 QUESTION, ANSWER, LAST = "What is the weather in Zürich?", "I do not know yet.", "12 °C and sun."
@@ -70,16 +69,6 @@ CONVERSATIONS: tuple[dict[str, Any], ...] = (
 )
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
-Outcome = tuple[Literal["passed", "failed", "not checked"], str]
-
-
-class _Differs(Exception):
-    """A check failed; the message says what differs."""
-
-
-class _NotChecked(Exception):
-    """A check was not made; the message says why."""
-
 
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
@@ -96,13 +85,13 @@ def check(
         tokenizer = {key: value for key, value in header.metadata.items() if key.startswith("tokenizer.")}
         if not source.config:
             found = {
-                "metadata": _outcome(_same_metadata, header, source),
-                "token ids": _outcome(_same_vocabulary, header, source, text),
+                "metadata": outcome(_same_metadata, header, source),
+                "token ids": outcome(_same_vocabulary, header, source, text),
             }
         elif tokenizer != known:  # levels of one model share their tokenizer
             known, found = tokenizer, _tokenizer_checks(artifact.path, tokenizer, theirs, text)
-        logits = _outcome(_logits, artifact, rows.get(artifact.level), "probe" if not text else "evaluation", unmeasured)
-        checks += [Check(artifact.level, name, *outcome) for name, outcome in {**found, "logits": logits}.items()]
+        scored = outcome(_logits, artifact, rows.get(artifact.level), "probe" if not text else "evaluation", unmeasured)
+        checks += [Check(artifact.level, name, *ended) for name, ended in {**found, "logits": scored}.items()]
     return tuple(checks)
 
 
@@ -115,7 +104,7 @@ def _tokenizer_checks(path: Path, metadata: Mapping[str, Any], theirs: _Theirs, 
         "one BOS": lambda ours: _one_bos(ours, theirs),
         "stop tokens": lambda ours: _stop_tokens(ours, theirs),
     }
-    found = {"chat template": _outcome(_chat_template, metadata, theirs)}
+    found = {"chat template": outcome(_chat_template, metadata, theirs)}
     if not importlib.util.find_spec("llama_cpp"):
         return found | dict.fromkeys(by_vocabulary, ("not checked", WITHOUT))
     from hubq.formats.gguf.engine import vocabulary
@@ -123,18 +112,9 @@ def _tokenizer_checks(path: Path, metadata: Mapping[str, Any], theirs: _Theirs, 
     try:
         with vocabulary(path) as vocab:
             ours = _Ours(vocab, metadata, theirs)
-            return found | {name: _outcome(made, ours) for name, made in by_vocabulary.items()}
+            return found | {name: outcome(made, ours) for name, made in by_vocabulary.items()}
     except HubqError as error:
         return found | dict.fromkeys(by_vocabulary, ("failed", error.message))
-
-
-def _outcome(made: Callable[..., str], *arguments: Any) -> Outcome:
-    try:
-        return "passed", made(*arguments)
-    except _Differs as problem:
-        return "failed", str(problem)
-    except _NotChecked as reason:
-        return "not checked", str(reason)
 
 
 # --- the two sides ---
@@ -290,7 +270,7 @@ def _same_ids(ours: Sequence[int], wanted: Sequence[int], name: str, vocab: Voca
         if found != right:
             shown = [f"{token} ({vocab.text(token)!r})" if token is not None else "missing" for token in (found, right)]
             after = "".join(map(vocab.text, ours[max(0, i - 8) : i]))
-            raise _Differs(f"id {i} of {name} is {shown[0]} in llama.cpp and {shown[1]} in the source, after {after!r}")
+            raise Differs(f"id {i} of {name} is {shown[0]} in llama.cpp and {shown[1]} in the source, after {after!r}")
 
 
 def _special_tokens(vocab: Vocabulary, theirs: _Theirs) -> str:
@@ -298,13 +278,13 @@ def _special_tokens(vocab: Vocabulary, theirs: _Theirs) -> str:
     for name, token in (("bos", vocab.bos), ("eos", vocab.eos)):
         wanted = theirs.named.get(f"{name}_token")
         if wanted and vocab.text(token) != wanted:
-            raise _Differs(f"{name.upper()} is {vocab.text(token)!r} in llama.cpp and {wanted!r} in the source")
+            raise Differs(f"{name.upper()} is {vocab.text(token)!r} in llama.cpp and {wanted!r} in the source")
     if not theirs.tokenizer:
-        raise _NotChecked("there is no tokenizer.json")
+        raise NotChecked("there is no tokenizer.json")
     tokens = [(text, i) for text, i in theirs.specials.items() if text == text.strip()][:SPECIAL]
     for text, i in tokens:
         if (found := vocab.encode(text, add_special=False)) != [i]:
-            raise _Differs(f"{text!r} is {found} in llama.cpp and [{i}] in the source")
+            raise Differs(f"{text!r} is {found} in llama.cpp and [{i}] in the source")
     return f"{len(tokens)} special tokens have the source's ids, BOS and EOS among them"
 
 
@@ -314,25 +294,25 @@ def _chat_template(metadata: Mapping[str, Any], theirs: _Theirs) -> str:
     wanted = {_key("".join(c if c.isascii() and c.isalnum() else "_" for c in name)): t for name, t in theirs.templates.items()}
     for key in ours | wanted:
         if key not in ours:
-            raise _Differs(f"{key} is lost: the source has a chat template")
+            raise Differs(f"{key} is lost: the source has a chat template")
         if key not in wanted:
-            raise _Differs(f"{key} is in the file, and the source has no such template")
+            raise Differs(f"{key} is in the file, and the source has no such template")
         if ours[key] != wanted[key]:
             at = next(i for i, (a, b) in enumerate(zip_longest(ours[key], wanted[key])) if a != b)
-            raise _Differs(f"{key} differs from the source's from character {at} on")
+            raise Differs(f"{key} differs from the source's from character {at} on")
     return "byte-equal to the source's" if wanted else "none, as in the source"
 
 
 def _conversation(ours: _Ours, theirs: _Theirs) -> str:
     """Conversations are rendered alike, and llama-server feeds the ids that transformers feeds, a leading BOS aside."""
     if not ours.rendered:
-        raise _NotChecked("there is no chat template")
+        raise NotChecked("there is no chat template")
     for wanted, found in ours.rendered:
         if wanted != found:
-            raise _Differs(f"a conversation is {found} with the file's template and tokens, {wanted} with the source's")
+            raise Differs(f"a conversation is {found} with the file's template and tokens, {wanted} with the source's")
     texts = list(ours.texts())
     if not texts:
-        raise _Differs(f"the chat template renders no conversation: {ours.rendered[-1][0]['error']}")
+        raise Differs(f"the chat template renders no conversation: {ours.rendered[-1][0]['error']}")
     # a space that llama.cpp puts behind special tokens for tokenizers of this kind is not the file's
     if theirs.tokenizer and ours.metadata.get("tokenizer.ggml.model") != "llama":
         for wanted_text, text in texts:
@@ -353,11 +333,11 @@ def _one_bos(ours: _Ours, theirs: _Theirs) -> str:
     bos = ours.vocab.bos
     count, most = _begins(ours.vocab.encode("a"), bos), _begins(theirs.encode("a"), bos)
     if count > most:
-        raise _Differs(f"llama.cpp puts {count} BOS in front of a text, and the source {most}")
+        raise Differs(f"llama.cpp puts {count} BOS in front of a text, and the source {most}")
     for wanted, text in ours.texts():
         most = max(1, _begins(theirs.tokenizer.encode(wanted, add_special_tokens=False).ids if theirs.tokenizer else [], bos))
         if (count := _begins(ours.fed(text), bos)) > most:
-            raise _Differs(f"llama-server would begin a conversation with {count} BOS")
+            raise Differs(f"llama-server would begin a conversation with {count} BOS")
     return "llama.cpp begins a text with BOS, once" if ours.vocab.adds_bos else "llama.cpp adds no BOS, as the source"
 
 
@@ -380,9 +360,9 @@ def _stop_tokens(ours: _Ours, theirs: _Theirs) -> str:
         after = answered.rpartition(ANSWER)[2].lstrip()
         stops |= {i: text for text, i in theirs.specials.items() if ANSWER in answered and after.startswith(text)}
     if wrong := [f"{text!r} ({i})" for i, text in stops.items() if not ours.vocab.ends(i)]:
-        raise _Differs(f"llama.cpp does not stop at {few(wrong)}, and the source does")
+        raise Differs(f"llama.cpp does not stop at {few(wrong)}, and the source does")
     if not stops:
-        raise _NotChecked("the source names none")
+        raise NotChecked("the source names none")
     return f"llama.cpp stops at {few([repr(text) for text in stops.values()])}"
 
 
@@ -391,7 +371,7 @@ def _same_metadata(header: Header, source: Source) -> str:
     assert source.gguf
     ours, theirs = own_pairs(header), own_pairs(read_set(source.gguf)[0])
     if wrong := [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]:
-        raise _Differs(f"these keys are not as in the source: {few(wrong)}")
+        raise Differs(f"these keys are not as in the source: {few(wrong)}")
     return f"{len(theirs)} keys are as in the source"
 
 
@@ -399,7 +379,7 @@ def _same_vocabulary(header: Header, source: Source, text: str) -> str:
     """llama.cpp makes the same ids of texts with the file as with the source."""
     assert source.gguf
     if not importlib.util.find_spec("llama_cpp"):
-        raise _NotChecked(WITHOUT)
+        raise NotChecked(WITHOUT)
     from hubq.formats.gguf.engine import vocabulary
 
     try:
@@ -408,17 +388,11 @@ def _same_vocabulary(header: Header, source: Source, text: str) -> str:
                 _same_ids(ours.encode(sample), theirs.encode(sample), name, ours)
             return f"the {len(ours.encode(PROBE + text)):,} ids of texts are those of the source"
     except HubqError as error:
-        raise _Differs(error.message) from error
+        raise Differs(error.message) from error
 
 
 def _logits(artifact: Artifact, row: Measurement | None, text: str, unmeasured: str) -> str:
     """The next-token distributions stay within the bounds of the file's bits."""
     if row is None:
-        raise _NotChecked(unmeasured or (WITHOUT if not importlib.util.find_spec("llama_cpp") else "no file was scored"))
-    bits = min(LEVELS[artifact.level.partition(":")[2]].bits, artifact.bits_per_weight)
-    most, least = next(bounds for fewest, bounds in BOUNDS.items() if bits >= fewest)
-    kld, top1 = row.values["kld_median"].value, row.values["top1"].value
-    bound = f"at most {most} nats, and at least {100 * least:g} % of the top tokens the same"
-    if not (kld <= most and top1 >= least):
-        raise _Differs(f"median KL divergence {kld:.3g} nats, {100 * top1:.1f} % of the top tokens the same; wanted is {bound}")
-    return f"median KL divergence from the source {bound}, on the {text} text"
+        raise NotChecked(unmeasured or (WITHOUT if not importlib.util.find_spec("llama_cpp") else "no file was scored"))
+    return logits(row, min(LEVELS[artifact.level.partition(":")[2]].bits, artifact.bits_per_weight), BOUNDS, text)

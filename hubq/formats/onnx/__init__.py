@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.errors import HubqError, MissingExtra, Unsupported, Usage
 from hubq.formats import Expected, Options, Words
+from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
 
@@ -175,13 +176,6 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
 # --- importance matrices, which are those of GGUF ---
 
 
-def read_imatrix(path: Path) -> Imatrix:
-    """An importance matrix that llama.cpp or hubq made."""
-    from hubq.formats.gguf.imatrix import read
-
-    return read(path)
-
-
 def calibrated(plan: Plan) -> list[str]:
     """The checkpoint's tensors whose inputs make the importance matrix."""
     from hubq.formats.gguf.imatrix import weights
@@ -314,13 +308,6 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
     return load(artifact.path)
 
 
-def probe_text() -> str:
-    """A short text to check logits on."""
-    from hubq.formats.gguf.probe import PROBE
-
-    return PROBE
-
-
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
 ) -> tuple[Check, ...]:
@@ -335,3 +322,33 @@ def usage(release: Release) -> str:
     from hubq.formats.onnx.repository import usage
 
     return usage(release)
+
+
+__all__ = [
+    "ALIASES",
+    "LEVELS",
+    "PACKAGES",
+    "RUNTIME",
+    "VERSION",
+    "WORDS",
+    "Plan",
+    "beside",
+    "build",
+    "calibrated",
+    "check",
+    "check_kind",
+    "choose_source",
+    "draw",
+    "engines",
+    "file_name",
+    "intermediate",
+    "load",
+    "make_intermediate",
+    "plan",
+    "probe_text",
+    "read_imatrix",
+    "usage",
+    "versions",
+    "with_imatrix",
+    "write_imatrix",
+]

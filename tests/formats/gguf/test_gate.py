@@ -16,6 +16,7 @@ from formats.gguf.test_engine import build
 
 from hubq.errors import GateFailed
 from hubq.formats import parse_levels
+from hubq.formats.checks import outcome as ended
 from hubq.formats.gguf import blueprint, gate
 from hubq.formats.gguf.blueprint import Blueprint
 from hubq.formats.gguf.render import render
@@ -228,7 +229,7 @@ def measured(kld: float, top1: float, level: str = "gguf:Q8_0") -> Measurement:
 def test_logits_have_bounds(level: str, size: float, kld: float, top1: float, outcome: str) -> None:
     weights = 1_000_000
     file = Artifact(f"gguf:{level}", Path("a.gguf"), int(size * weights / 8), "", weights, {}, 0, "")
-    found, detail = gate._outcome(gate._logits, file, measured(kld, top1), "probe", "")
+    found, detail = ended(gate._logits, file, measured(kld, top1), "probe", "")
     assert found == outcome
     assert outcome == "passed" or f"{100 * top1:.1f} % of the top tokens" in detail
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats.onnx import export as module
 from hubq.formats.onnx.export import Export, export, older
 
-HOME = Path(__file__).parents[3] / "build" / "sealed"
 DECODER = "text-generation-with-past"
 LENGTH = 24
 
@@ -40,13 +39,6 @@ LLAMA3 |= {"original_max_position_embeddings": 64}
 
 
 pytestmark = pytest.mark.timeout(1800)  # the first test may make the environment
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HUBQ_HOME", str(HOME))
-        yield
 
 
 def run(folder: Path, task: str, tmp_path: Path, told: list[str] | None = None) -> Export:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,7 @@ from hubq.release import Event, publish
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
 
-HOME = Path(__file__).parents[3] / "build" / "sealed"
-
 pytestmark = pytest.mark.timeout(1800)  # the first test may make the environment
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HUBQ_HOME", str(HOME))
-        yield
 
 
 @pytest.fixture(scope="module")
