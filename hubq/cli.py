@@ -130,6 +130,8 @@ def publish(
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
         )
+        if llama_cpp and not llama_cpp.is_dir():
+            raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
         requests = [replace(request, levels=tuple(group)) for _, group in groupby(chosen, lambda level: level.format)]
         if to and len(requests) > 1 and is_repository(to):
             raise Usage(f"--to {to}: one repository, for levels of two formats", "name a folder, or leave --to out")

@@ -125,7 +125,7 @@ def locate(model: str, hub: Path | None) -> tuple[Hub, str, str | None, str]:
     folder = Path(model).expanduser()
     if hub is None and (folder.is_dir() or model.startswith((".", "/", "~"))):
         if not folder.is_dir():
-            raise Usage(f"there is no folder {model}", "check the path, or write a Hub id as org/model")
+            raise Usage(f"there is no folder or GGUF file {model}", "check the path, or write a Hub id as org/model")
         folder = folder.resolve()
         return connect(folder.parent), folder.name, None, file
     repo, _, revision = model.partition("@")

@@ -134,7 +134,8 @@ class Screen:
 
 
 def _notes(plan: Plan) -> Iterator[str]:
-    """What people should know of the source."""
+    """What people should know of the source and of what will be done."""
+    yield from plan.blueprint.notes
     if plan.blueprint.left_out:
         names = ", ".join(plan.blueprint.left_out)
         yield f"not converted: {names}; the files hold the rest of the model"
@@ -271,6 +272,7 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
     keys = ("weights", "target", "download", "write", "need", "free")
     facts: dict[str, Any] = {name: getattr(plan, name) for name in keys}
     facts["left_out"] = list(plan.blueprint.left_out)
+    facts["exact"] = plan.blueprint.exact
     facts["origin"] = asdict(plan.origin) if plan.origin else None
     facts["source"] = {"repo": plan.snapshot.repo, "commit": plan.snapshot.commit}
     facts["levels"] = [
@@ -281,8 +283,9 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
 
 
 def _show_plan(plan: Plan, console: Console) -> None:
+    about = "" if plan.blueprint.exact else "about "
     rows = [
-        [i.level.id, i.file, size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"]
+        [i.level.id, i.file, about + size(i.size), f"{8 * i.size / plan.weights:.2f}", "built" if i.artifact else "to build"]
         for i in plan.items
     ]
     console.print(f"source    {plan.snapshot.repo} @ {plan.snapshot.commit}")
@@ -290,7 +293,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
     for line in _notes(plan):
         console.print(line)
     console.print(f"download  {size(plan.download)}")
-    console.print(f"disk      {size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
+    console.print(f"disk      {about}{size(plan.write)} to write, {size(plan.need)} needed at a time, {size(plan.free)} free")
     console.print()
     console.print(make_table(["variant", "file", "size", "bits/weight", "state"], rows))
 

@@ -76,7 +76,7 @@ def test_doctor_tells_what_is_there_and_never_a_token() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("./nowhere", "--levels", "q8_0"), 2, "there is no folder ./nowhere"),
+        (("./nowhere", "--levels", "q8_0"), 2, "there is no folder or GGUF file ./nowhere"),
         (("a b c", "--levels", "q8_0"), 2, "'a b c' is neither a Hub id nor a folder"),
         (("{model}", "--levels", "q4km"), 2, "there is no level 'q4km'; did you mean q4_k_m"),
         (("{model}", "--levels", ","), 2, "no level is named"),

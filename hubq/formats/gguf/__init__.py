@@ -71,6 +71,16 @@ class Plan:
         return 0
 
     @property
+    def exact(self) -> bool:
+        """Whether sizes are exact."""
+        return True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know before it begins."""
+        return ()
+
+    @property
     def predicts(self) -> bool:
         """Whether it is a model of next tokens, whose predictions can be measured."""
         return self.blueprint.predicts

@@ -97,6 +97,20 @@ class Plan:
         return 2 * 4 * self.weights
 
     @property
+    def exact(self) -> bool:
+        """Whether sizes are exact: not before the export."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know before it begins."""
+        from hubq.formats.onnx.export import OPTIMUM
+
+        if OPTIMUM.folder.is_dir():
+            return ()
+        return (f"Optimum's environment is made first: 1.2 GB in {OPTIMUM.folder.parent}, some minutes",)
+
+    @property
     def predicts(self) -> bool:
         """See Blueprint."""
         return self.blueprint.predicts
