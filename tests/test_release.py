@@ -206,8 +206,10 @@ def test_models_and_targets_are_read_as_people_write_them(tmp_path: Path) -> Non
     assert locate("org/model@abc", None)[1:] == ("org/model", "abc", "")
     assert locate(str(tmp_path / "folder"), None)[1:] == ("folder", None, "")
     assert locate("org/model", tmp_path)[1:] == ("org/model", None, "")
-    assert destination("me/My-GGUF", "Model")[1] == "me/My-GGUF"
-    assert destination(str(tmp_path), "Model")[1] == "Model-GGUF"
+    assert locate("org/model@abc:F16", None)[1:] == ("org/model", "abc", "F16")
+    assert locate(f"{tmp_path / 'folder'}:a.gguf", None)[1:] == ("folder", None, "a.gguf")
+    assert destination("me/My-GGUF", "Model-GGUF")[1] == "me/My-GGUF"
+    assert destination(str(tmp_path), "Model-GGUF")[1] == "Model-GGUF"
     with pytest.raises(Usage, match="neither a Hub id nor a folder"):
         locate("what is this", None)
     with pytest.raises(Usage, match="there is no folder"):
