@@ -4,9 +4,6 @@ A block of weights of one row shares a scale and an integer zero point; a weight
 block many scales are tried, each with the two zero points that lie nearest. What a rounding is worth follows from two sums
 (_gain), so that no trial computes its error.
 
-With the second moments of a weight's inputs, what rounding one column does to the output is made good in the columns behind
-it: LDLQ (Chee et al., QuIP, https://arxiv.org/abs/2307.13304), which is GPTQ without an inverse.
-
 LANES rows lie side by side: arrays are [position, lane], and the compiler makes vector code of the inner loops over lanes. No
 sum changes its order with the CPU or the number of threads, and so neither do the bytes.
 
@@ -36,10 +33,8 @@ from hubq.formats.gguf.encode.bits import (
     load_lanes,
     to_half,
 )
-from hubq.formats.gguf.encode.vectors import WIDTH, load, splat, store
 
 UNROLL = 8  # positions taken at a time, so that sums rest in registers between visits to memory
-DAMPING = 0.01  # of the mean second moment, added to each: what the text did not show may still come
 # bits -> the spans of the levels that are tried, in parts of the weights' span: first, step, count
 SPANS = {4: (0.70, 0.02, 20), 8: (0.994, 0.002, 5)}
 
@@ -61,25 +56,6 @@ class Packed:
         return np.ascontiguousarray(self.data.reshape(len(self.data), -1)[:, : columns * bits // 8])
 
 
-class Moments(NamedTuple):
-    """H = (L^T)(D)(L) of second moments H, L lower triangular with ones on its diagonal. `feedback` is L, float32
-    [parts, size, size]; `pivots` D, float32 [parts * size]."""
-
-    feedback: np.ndarray
-    pivots: np.ndarray
-
-
-def factor(moments: np.ndarray) -> Moments:
-    """Factor second moments of inputs, float32 [parts, size, size]; columns of different parts count as independent."""
-    feedback = np.array(moments, np.float32, order="C")
-    pivots = np.empty(feedback.shape[:2], np.float32)
-    for part, pivot in zip(feedback, pivots, strict=True):
-        damping = DAMPING * float(np.trace(part, dtype=np.float64)) / len(part)
-        part.flat[:: len(part) + 1] += np.float32(damping or 1)
-        _factor(part, pivot)
-    return Moments(feedback, pivots.reshape(-1))
-
-
 def pack(
     weights: np.ndarray,
     bits: int,
@@ -87,21 +63,17 @@ def pack(
     importance: np.ndarray | None = None,
     symmetric: bool = False,
     half: bool = False,
-    moments: Moments | None = None,
 ) -> Packed:
     """Pack weights, float32 [N, K], in blocks of `block` (a power of 2, 16 or more) along K, in 4 or 8 bits.
 
     The squared error counts by column as `importance` says (float32 [K], not negative). `symmetric` fixes the zero points in
-    the middle; `half` makes every scale a float16's number, for graphs in float16. `moments`, the second moments of what
-    the weights are multiplied with, factored, make the error that of the products; they leave `importance` aside.
-
-    Weights must be finite. Raises ValueError for moments that do not fit: parts of whole blocks, as many columns as `weights`.
+    the middle; `half` makes every scale a float16's number, for graphs in float16. Weights must be finite.
     """
     rows, columns = weights.shape
     blocks = -(-columns // block)
     padded = np.zeros((rows, blocks * block), np.float32)
     padded[:, :columns] = weights
-    weight, feedback = _column_weights(importance, moments, columns, blocks * block, block)
+    weight = _column_weights(importance, columns, blocks * block)
     data = np.empty((rows, blocks, block * bits // 8), np.uint8)
     scales, zeros = np.empty((rows, blocks), np.float32), np.empty((rows, blocks), np.uint8)
     first, step, count = SPANS[bits]
@@ -109,7 +81,7 @@ def pack(
 
     def work(start: int) -> None:
         one = slice(start, start + 4 * LANES)
-        _pack(padded[one], weight, feedback, spans, bits, symmetric, half, data[one], scales[one], zeros[one])
+        _pack(padded[one], weight, spans, bits, symmetric, half, data[one], scales[one], zeros[one])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(work, range(0, rows, 4 * LANES)))
@@ -137,20 +109,13 @@ def _pack_zeros(zeros: np.ndarray, bits: int) -> np.ndarray:
     return even[:, ::2] | even[:, 1::2] << 4
 
 
-def _column_weights(
-    importance: np.ndarray | None, moments: Moments | None, columns: int, padded: int, block: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """How much each column's error counts, of mean 1, and the feedback [parts, size, size], of no part if there is none."""
+def _column_weights(importance: np.ndarray | None, columns: int, padded: int) -> np.ndarray:
+    """How much each column's error counts, of mean 1."""
     counts = np.ones(columns) if importance is None else importance
-    feedback = np.empty((0, 1, 1), np.float32)
-    if moments is not None:
-        counts, feedback = moments.pivots[:columns], moments.feedback
-        if feedback.shape[1] % block or len(moments.pivots) < padded:
-            raise ValueError(f"moments {feedback.shape} do not fit {columns} columns in blocks of {block}")
     weight = np.zeros(padded, np.float32)
     mean = np.mean(counts, dtype=np.float64)
     weight[:columns] = counts / mean if mean > 0 else 1
-    return weight, feedback
+    return weight
 
 
 # --- kernels ---
@@ -162,20 +127,6 @@ class Fit(NamedTuple):
     scale: np.ndarray
     zero: np.ndarray
     gain: np.ndarray
-
-
-@kernel
-def _factor(matrix, pivots):
-    """Replace the lower triangle of `matrix` [size, size] by L, and fill `pivots`, from the last row up."""
-    for k in range(len(matrix) - 1, -1, -1):
-        inverse = ONE / matrix[k, k]
-        pivots[k] = matrix[k, k]
-        for i in range(k):
-            ratio = matrix[k, i] * inverse
-            for j in range(i + 1):
-                matrix[i, j] -= ratio * matrix[k, j]
-        for i in range(k):
-            matrix[k, i] *= inverse
 
 
 @inlined
@@ -267,31 +218,11 @@ def _search(value, weight, spans, symmetric, top, scratch, fit, best):
 
 
 @inlined
-def _round(i, value, source, scale, inverse, zero, top, level, miss):
-    """Round position i of a block to levels from 0 to `top`; what its weights then miss."""
-    for b in range(LANES):
-        step = min(top - zero[b], max(-zero[b], (value[i, b] * inverse[b] + MAGIC) - MAGIC))
-        level[i, b] = step + zero[b]
-        miss[i, b] = source[i, b] - step * scale[b]
-
-
-@inlined
-def _feed(target, row, miss, count, feedback, first):
-    """Add to one row of `target` what the first `count` rows of `miss` hold, times feedback[first:]; both flat, of LANES."""
-    for b in range(0, LANES, 4 * WIDTH):
-        place = row * LANES + b
-        one, two = load(target, place), load(target, place + WIDTH)
-        three, four = load(target, place + 2 * WIDTH), load(target, place + 3 * WIDTH)
-        for j in range(count):
-            factor, held = splat(feedback[first + j]), j * LANES + b
-            one = one + load(miss, held) * factor
-            two = two + load(miss, held + WIDTH) * factor
-            three = three + load(miss, held + 2 * WIDTH) * factor
-            four = four + load(miss, held + 3 * WIDTH) * factor
-        store(target, place, one)
-        store(target, place + WIDTH, two)
-        store(target, place + 2 * WIDTH, three)
-        store(target, place + 3 * WIDTH, four)
+def _round(value, inverse, zero, top, level):
+    """Round a block to levels from 0 to `top`."""
+    for i in range(len(value)):
+        for b in range(LANES):
+            level[i, b] = min(top - zero[b], max(-zero[b], (value[i, b] * inverse[b] + MAGIC) - MAGIC)) + zero[b]
 
 
 @inlined
@@ -307,35 +238,24 @@ def _store(level, bits, count, out):
 
 
 @kernel
-def _pack(x, weight, feedback, spans, bits, symmetric, half, data, scales, zeros):
+def _pack(x, weight, spans, bits, symmetric, half, data, scales, zeros):
     """Pack rows x [n, blocks * block]; see pack()."""
     columns, blocks = x.shape[1], data.shape[1]
     block, top = columns // blocks, np.float32((1 << bits) - 1)
-    size = feedback.shape[1]
-    source, target = by_lanes(columns), by_lanes(columns)
-    level, miss, scratch = by_lanes(block), by_lanes(block), by_lanes(5)
-    target_flat, miss_flat = target.reshape(-1), miss.reshape(-1)
+    rows, level, scratch = by_lanes(columns), by_lanes(block), by_lanes(5)
     inverse = lanes()
     fit, best = Fit(lanes(), lanes(), lanes()), Fit(lanes(), lanes(), lanes())
     for start in range(0, len(x), LANES):
-        count = load_lanes(x, start, source)
-        target[:] = source
+        count = load_lanes(x, start, rows)
         for k in range(blocks):
             first = k * block
-            value, origin = target[first : first + block], source[first : first + block]
+            value = rows[first : first + block]
             _search(value, weight[first : first + block], spans, symmetric, top, scratch, fit, best)
             if half:
                 for b in range(LANES):
                     best.scale[b] = from_half(to_half(best.scale[b]))
             _invert(best.scale, inverse)
-            for i in range(block):
-                if len(feedback):
-                    _feed(target_flat, first + i, miss_flat, i, feedback[first // size, first % size + i], first % size)
-                _round(i, value, origin, best.scale, inverse, best.zero, top, level, miss)
-            if len(feedback):
-                end = min(columns, (first // size + 1) * size)
-                for i in range(first + block, end):
-                    _feed(target_flat, i, miss_flat, block, feedback[first // size, i % size], first % size)
+            _round(value, inverse, best.zero, top, level)
             _store(level, bits, count, data[start:, k])
             for b in range(count):
                 scales[start + b, k] = best.scale[b]

@@ -19,7 +19,7 @@ class Scheme:
     `way` names how: `keep` leaves them, `blocks` rounds blocks of a row to `bits` bits (MatMulNBits, GatherBlockQuantized),
     `dynamic` rounds columns to 8 bits and the activations while the model runs (MatMulInteger), `nf4` rounds blocks to the
     16 values of NormalFloat (MatMulBnb4). `symmetric` blocks have no zero points, `unsigned` is for `dynamic`, `half` stores
-    what stays a float in 16 bits. `wider` are the last parts of the names of modules that get 8 bits in blocks.
+    what stays a float in 16 bits.
     """
 
     way: Literal["keep", "blocks", "dynamic", "nf4"]
@@ -27,7 +27,6 @@ class Scheme:
     symmetric: bool = False
     unsigned: bool = False
     half: bool = False
-    wider: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

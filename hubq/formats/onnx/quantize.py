@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -52,12 +51,11 @@ class _Packed:
 
 @dataclass
 class _Work:
-    """A graph on its way to a level. `importance` and `moments` are of the inputs of modules, as blocks.pack takes them."""
+    """A graph on its way to a level. `importance` is that of the inputs of modules, as blocks.pack takes it."""
 
     model: ir.Model
     scheme: Scheme
     importance: Mapping[str, np.ndarray]
-    moments: Mapping[str, Any]
     types: Counter[str] = field(default_factory=Counter)
     fallbacks: int = 0
     packed: dict[str, _Packed] = field(default_factory=dict)
@@ -68,17 +66,16 @@ def quantize(
     level_name: str,
     path: Path,
     importance: Mapping[str, np.ndarray] | None = None,
-    moments: Mapping[str, Any] | None = None,
 ) -> Made:
     """Write a level of a normalized float32 graph to `path`, and external data beside it where it is large.
 
-    `importance` maps modules (graph.Weight.module) to how much the error in each of their columns counts, `moments` to the
-    factored second moments of their inputs; both serve levels in blocks. The same input gives the same bytes. Raises BadSource
-    for a graph that cannot be read, HubqError where the level would change what the graph takes and gives.
+    `importance` maps modules (graph.Weight.module) to how much the error in each of their columns counts, for levels in blocks.
+    The same input gives the same bytes. Raises BadSource for a graph that cannot be read, HubqError where the level would
+    change what the graph takes and gives.
     """
     model = graph.read(source)
     before = graph.contract(model)
-    work = _Work(model, scheme(level_name, before.decoder), importance or {}, moments or {})
+    work = _Work(model, scheme(level_name, before.decoder), importance or {})
     WAYS[work.scheme.way](work)
     if work.scheme.half:
         work.model = _half(work.model)
@@ -131,7 +128,7 @@ def _packed(work: _Work, value: ir.Value, rows_first: bool, columns: int, module
         work.types["float32"] += 1
         return None
     if key not in work.packed:
-        array, bits = graph.array_of(value), 8 if module.rpartition(".")[2] in work.scheme.wider else work.scheme.bits
+        array, bits = graph.array_of(value), work.scheme.bits
         found = pack(
             np.ascontiguousarray(array if rows_first else array.T, np.float32),
             bits,
@@ -139,7 +136,6 @@ def _packed(work: _Work, value: ir.Value, rows_first: bool, columns: int, module
             importance=work.importance.get(module),
             symmetric=work.scheme.symmetric,
             half=work.scheme.half,
-            moments=work.moments.get(module),
         )
         arrays = {f"Q{bits}": found.data, "scales": found.scales, "zero_points": found.zero_points}
         stored = [graph.constant(work.model, f"{value.name}_{name}", held) for name, held in arrays.items() if held is not None]

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession, SessionOptions
 
-from hubq.formats.onnx.blocks import Packed, factor, pack, unpack
+from hubq.formats.onnx.blocks import Packed, pack, unpack
 
 LAYOUTS = [(4, 32, 64), (4, 32, 96), (8, 32, 96), (4, 16, 80), (4, 128, 256), (4, 32, 70), (8, 32, 70), (4, 32, 20)]
 
@@ -110,32 +110,6 @@ def test_importance_moves_the_error_to_columns_that_matter_less() -> None:
     assert error(weights, weighed) > error(weights, plain)
 
 
-@pytest.mark.parametrize("size", [512, 128])
-def test_moments_lower_the_error_of_the_products(size: int) -> None:
-    weights, x = normal(96, 512), normal(2000, 40, seed=1) @ normal(40, 512, seed=2) + normal(2000, 512, seed=3)
-    parts = [x[:, start : start + size] for start in range(0, 512, size)]
-    moments = factor(np.stack([part.T @ part for part in parts]))
-    plain, fed = unpacked(weights), unpacked(weights, moments=moments)
-    assert ((x @ (fed - weights).T) ** 2).sum() < {512: 0.35, 128: 0.6}[size] * ((x @ (plain - weights).T) ** 2).sum()
-
-
-def test_moments_without_correlation_are_importance() -> None:
-    weights, importance = normal(96, 96), np.exp(normal(96, seed=1))
-    moments = factor(np.diag(importance)[None])
-    damped = importance + np.float32(0.01) * importance.mean()
-    alike = [pack(weights, 4, moments=moments), pack(weights, 4, importance=damped)]
-    assert (alike[0].data == alike[1].data).mean() > 0.999
-
-
-def test_factors_multiply_to_the_moments() -> None:
-    x = normal(100, 64)
-    moments = x.T @ x
-    feedback, pivots = factor(moments[None])
-    lower = np.tril(feedback[0].astype(np.float64), -1) + np.eye(64)
-    damping = 0.01 * np.trace(moments) / 64
-    assert np.allclose(lower.T * pivots @ lower, moments + damping * np.eye(64), atol=1e-4)
-
-
 @pytest.mark.parametrize("bits", [4, 8])
 def test_half_scales_are_numbers_of_float16(bits: int) -> None:
     packed = pack(normal(70, 96), bits, half=True)
@@ -159,17 +133,10 @@ def test_levels_of_a_grid_come_back_exactly() -> None:
 
 def test_the_bytes_depend_on_the_rows_alone() -> None:
     """Rows packed alone, in company and again are the same; so no thread and no lane has a say."""
-    weights, x = normal(600, 96), normal(200, 96, seed=1)
-    moments = factor((x.T @ x)[None])
-    whole = pack(weights, 4, moments=moments)
+    weights = normal(600, 96)
+    whole = pack(weights, 4)
     for one in (slice(0, 600), slice(500, 501), slice(130, 330)):
-        part = pack(weights[one], 4, moments=moments)
+        part = pack(weights[one], 4)
         assert np.array_equal(part.data, whole.data[one])
         assert np.array_equal(part.scales, whole.scales[one])
         assert np.array_equal(part.zero_points, whole.zero_points[one])
-
-
-@pytest.mark.parametrize(("size", "block"), [(64, 32), (96, 64)])
-def test_moments_must_fit(size: int, block: int) -> None:
-    with pytest.raises(ValueError, match="do not fit 96 columns"):
-        pack(normal(4, 96), 4, block, moments=factor(np.eye(size, dtype=np.float32)[None]))

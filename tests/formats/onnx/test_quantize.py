@@ -163,16 +163,6 @@ def test_importance_reaches_its_module(tmp_path: Path) -> None:
     assert all("q_proj" in name for name in changed)
 
 
-def test_wider_modules_get_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = levels.TABLE["q4"]
-    wider = levels.Scheme("blocks", 4, wider=("lm_head", "o_proj"))
-    monkeypatch.setitem(levels.TABLE, "q4", levels.Row("_q4", row.bits, row.summary, wider, wider))
-    path = source(tmp_path)
-    made = quantize.quantize(path, "q4", tmp_path / "level.onnx")
-    assert made.types == {"int8": 2, "int4": 3}
-    assert error(logits(made.files[0]), logits(path)) < ERRORS["q4"]
-
-
 def test_a_renamed_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def rename(work: quantize._Work) -> None:
         work.model.graph.outputs[0].name = "logits_Q4"
