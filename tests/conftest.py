@@ -42,3 +42,11 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "topics.jsonl"
     demo.topics(path)
     return path
+
+
+LONGEST = ("test_smollm2.py", "test_publish.py", "test_export.py", "test_runtimes.py", "test_convert.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest go first, so that at the end no worker waits for another."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
