@@ -23,6 +23,7 @@ VERSION: int                                              # raised when the same
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -66,6 +67,11 @@ class Options:
     imatrix: Imatrix | Expected | None = None
     custom: Custom | None = None
     split: int | None = None
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_format(name: str) -> ModuleType:

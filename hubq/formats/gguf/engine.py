@@ -20,6 +20,7 @@ import numpy as np
 
 from hubq.checkpoint import few, open_checkpoint
 from hubq.errors import BadSource, HubqError, MissingExtra, Usage
+from hubq.formats import cores
 from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.decode import decode
 from hubq.formats.gguf.encode import TYPES
@@ -86,7 +87,7 @@ def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
         wanted = [tensor for tensor in kind.tensors(source.config, stored) if tensor.sources]
     if missing := [tensor.name for tensor in wanted if tensor.name not in found]:
         raise HubqError(f"{path.name} lacks tensors: {few(missing)}", AGAIN)
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
 
         def read(tensor: Tensor) -> np.ndarray:
             file, entry = found[tensor.name]
@@ -212,7 +213,7 @@ def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
 
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = len(ids)
-    settings.n_threads = settings.n_threads_batch = _cores()
+    settings.n_threads = settings.n_threads_batch = cores()
     context = llama_cpp.llama_init_from_model(model, settings)
     if not context:
         raise HubqError(f"llama.cpp cannot make room for {len(ids)} tokens of {name}: {_reason()}", "use shorter windows")
@@ -230,10 +231,6 @@ def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape).copy()
     finally:
         llama_cpp.llama_free(context)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _log: deque[str] = deque(maxlen=20)

@@ -82,21 +82,26 @@ def check(
     checks, known, found = [], None, {}
     for artifact in artifacts:
         header = read_set(artifact.path)[0]
-        tokenizer = {key: value for key, value in header.metadata.items() if key.startswith("tokenizer.")}
-        if not source.config:
-            found = {
-                "metadata": outcome(_same_metadata, header, source),
-                "token ids": outcome(_same_vocabulary, header, source, text),
-            }
-        elif tokenizer != known:  # levels of one model share their tokenizer
-            known, found = tokenizer, _tokenizer_checks(artifact.path, tokenizer, theirs, text)
+        if (pairs := own_pairs(header)) != known:  # levels of one model share their metadata
+            known, found = pairs, _metadata_checks(header, source, theirs, text)
         scored = outcome(_logits, artifact, rows.get(artifact.level), "probe" if not text else "evaluation", unmeasured)
         checks += [Check(artifact.level, name, *ended) for name, ended in {**found, "logits": scored}.items()]
     return tuple(checks)
 
 
-def _tokenizer_checks(path: Path, metadata: Mapping[str, Any], theirs: _Theirs, text: str) -> dict[str, Outcome]:
+def _metadata_checks(header: Header, source: Source, theirs: _Theirs, text: str) -> dict[str, Outcome]:
     """All checks that need no weights."""
+    if not source.config:
+        return {
+            "metadata": outcome(_same_metadata, header, source),
+            "token ids": outcome(_same_vocabulary, header, source, text),
+        }
+    tokenizer = {key: value for key, value in header.metadata.items() if key.startswith("tokenizer.")}
+    return _tokenizer_checks(header.path, tokenizer, theirs, text)
+
+
+def _tokenizer_checks(path: Path, metadata: Mapping[str, Any], theirs: _Theirs, text: str) -> dict[str, Outcome]:
+    """The checks of a tokenizer and its chat template."""
     by_vocabulary: dict[str, Callable[[_Ours], str]] = {
         "token ids": lambda ours: _token_ids(ours.vocab, theirs, text),
         "special tokens": lambda ours: _special_tokens(ours.vocab, theirs),

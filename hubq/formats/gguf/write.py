@@ -28,6 +28,7 @@ from hubq.formats.gguf.layout import ALIGNMENT, Layout
 from hubq.formats.gguf.split import part_name
 from hubq.formats.gguf.tensors import Tensor
 from hubq.nouns import Artifact, RepoFile
+from hubq.store import joint_sha256
 
 SLAB = 1 << 20  # weights decoded at a time by each core: 4 MiB of float32
 
@@ -78,7 +79,7 @@ def _artifact(layout: Layout, path: Path, files: Sequence[RepoFile], weights: in
         level=chosen.level,
         path=path.with_name(files[0].path),
         size=layout.size,
-        sha256=str(files[0].sha256) if len(files) == 1 else _sha256("".join(str(file.sha256) for file in files)),
+        sha256=joint_sha256(files),
         weights=weights,
         types=dict(Counter(chosen.types.values())),
         fallbacks=chosen.fallbacks,
@@ -86,10 +87,6 @@ def _artifact(layout: Layout, path: Path, files: Sequence[RepoFile], weights: in
         parts=tuple(files) if len(files) > 1 else (),
         imatrix=imatrix,
     )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Level:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
+from hubq.store import joint_sha256, sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,12 +268,12 @@ def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Calla
         progress(done, len(paths))
         made = quantize(source.graph, level.partition(":")[2], path, importance)
         load_test(path)
-        files = tuple(_repo_file(file) for file in made.files)
+        files = tuple(RepoFile(file.name, file.stat().st_size, sha256(file)) for file in made.files)
         yield Artifact(
             level=level,
             path=made.files[0],
             size=sum(file.size for file in files),
-            sha256=str(files[0].sha256) if len(files) == 1 else _sha256("".join(str(file.sha256) for file in files)),
+            sha256=joint_sha256(files),
             weights=plan.weights,
             types=made.types,
             fallbacks=made.fallbacks,
@@ -282,15 +282,6 @@ def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Calla
             imatrix=plan.imatrix.sha256 if plan.imatrix and level in plan.weighted else None,
             folder=FOLDER,
         )
-
-
-def _repo_file(path: Path) -> RepoFile:
-    with open(path, "rb") as file:
-        return RepoFile(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_name(model: str, level: Level) -> str:

@@ -7,7 +7,6 @@ A graph that is wrong can end the process that loads it, so each file is tried i
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hubq.errors import HubqError, MissingExtra
+from hubq.formats import cores
 from hubq.formats.onnx import graph
 
 Logits = Callable[[np.ndarray, int], np.ndarray]
@@ -109,7 +109,7 @@ def open_session(path: Path, threads: int | None = None, chosen: list[str] | Non
     graph.data_files(path)  # onnxruntime would name a path instead of what to do
     api = _onnxruntime()
     options = api.SessionOptions()
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads or cores()
     options.log_severity_level = SILENT
     try:
         return api.InferenceSession(path, options, providers=chosen or [CPU])
@@ -154,10 +154,6 @@ def _onnxruntime() -> Any:
     except ImportError as error:
         raise MissingExtra("the engine onnxruntime is not installed", EXTRA) from error
     return onnxruntime
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":
