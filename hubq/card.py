@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from hubq.formats import Words, open_format
 from hubq.metrics import METRICS
-from hubq.nouns import Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release
+from hubq.nouns import Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release, Spread
 from hubq.record import commands, facts, place, plain, read_record, record, release_json
 from hubq.source import HUB_ID
 
@@ -73,6 +73,7 @@ def readme(release: Release, usage: str) -> str:
         weighted={matrix.sha256: _weighted(release, matrix) for matrix in release.imatrices},
         licence=facts(release.card).get("license", ""),
         checks=_checks(release),
+        speeds=_speeds(release),
         copied=bool(release.origin and not release.origin.converter),
         reference=_reference(release),
         words=_words(release),
@@ -162,6 +163,28 @@ def _numbers(release: Release, engine: str) -> str:
     metrics = [name for name in METRICS if any(name in row.values for row in rows)]
     body = [[md(_level(row.level)), *(_cell(row, name) for name in metrics)] for row in rows]
     return table(["Level", *(_heading(name) for name in metrics)], body)
+
+
+def _speeds(release: Release) -> str:
+    """How fast the files run, each in the engine that users run; nothing where that was not measured."""
+    header = ["File", "Prompt, tokens/s", "Generation, tokens/s", "CPU, ms/token", "Loading, s", "Memory"]
+    shown = [header.index("Generation, tokens/s"), header.index("CPU, ms/token")]
+    rows = []
+    for row in release.speeds:
+        cpu = f"{1000 * row.cpu:.3g}" if row.cpu is not None else "–"
+        cells = [md(_level(row.level)), _rates(row.prompt), _rates(row.generation), cpu]
+        rows.append([*cells, f"{row.load:.2g}", _unbroken(file_size(row.memory))])
+    if not any(row.generation for row in release.speeds):
+        header, *rows = ([cell for place, cell in enumerate(line) if place not in shown] for line in [header, *rows])
+    return table(header, rows) if rows else ""
+
+
+def _rates(spread: Spread | None) -> str:
+    """A median with the lowest and highest behind it."""
+    if spread is None:
+        return "–"
+    numbers = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in (spread.median, spread.low, spread.high))
+    return _unbroken("{} ({}–{})".format(*numbers)) if spread.count > 1 else next(numbers)
 
 
 def _checks(release: Release) -> list[tuple[Check, str]]:

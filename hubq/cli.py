@@ -93,6 +93,7 @@ def publish(
         Path | None,
         typer.Option("--llama-cpp", help="llama.cpp's source: its converter takes the architectures that hubq does not know."),
     ] = None,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure how fast the files run on this machine.")] = True,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
@@ -129,6 +130,7 @@ def publish(
             options=_options(custom, split_max_size),
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
+            speed=speed,
         )
         if llama_cpp and not llama_cpp.is_dir():
             raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")

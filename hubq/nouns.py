@@ -186,6 +186,37 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Tokens per second of a test that ran `count` times."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast one engine ran a level's file on the release's machine, with the file in the machine's cache.
+
+    `prompt` is of `prompt_tokens` ids in one go, `generation` of `generated_tokens` ids one by one, with `cpu` seconds of
+    processor time each (None: the model does not generate); `load` in seconds; `memory` in bytes, the most that loading and
+    running added to the process.
+    """
+
+    level: str
+    engine: str
+    threads: int
+    prompt_tokens: int
+    generated_tokens: int
+    prompt: Spread
+    load: float
+    memory: int
+    generation: Spread | None = None
+    cpu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImportanceMatrix:
     """What says how much an error in each column of a weight counts, by the facts that pin it.
 
@@ -232,7 +263,8 @@ class Release:
     `weights` counts the model's parameters; `imatrices` are those that files were made with; `versions` maps package name to
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
     levels and their options, see record.commands. `checks` are those that each file went through before it was pushed;
-    `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF.
+    `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF;
+    `speeds` were measured on `machine`.
     """
 
     source: str
@@ -251,3 +283,4 @@ class Release:
     checks: tuple[Check, ...] = ()
     left_out: tuple[str, ...] = ()
     origin: Origin | None = None
+    speeds: tuple[Speed, ...] = ()

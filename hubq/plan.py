@@ -34,7 +34,7 @@ class Request:
     is the file of an importance matrix, or the text to compute one from. `custom` and `split` are those of formats.Options;
     with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the release again, and
     `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a checkout whose
-    converter takes models that hubq does not know.
+    converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the first window.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Request:
     options: str = ""
     imatrix_options: str = ""
     llama_cpp: Path | None = None
+    speed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def record(release: Release) -> dict[str, Any]:
         "checks": [asdict(check) for check in release.checks],
         "left_out": list(release.left_out),
         "origin": asdict(release.origin) if release.origin else None,
+        "speeds": [asdict(row) for row in release.speeds],
     }
 
 
@@ -155,6 +156,9 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
     measured = {(row.level, row.engine) for row in release.measurements}
     checked = {check.level for check in release.checks}
     rows = [row for row in before.measurements if row.level in same and (row.level, row.engine) not in measured]
+    timed = {(row.level, row.engine) for row in release.speeds}
+    here = release.machine in ("", before.machine)  # speeds of two machines do not compare
+    speeds = [row for row in before.speeds if here and row.level in same and (row.level, row.engine) not in timed]
     if release.evalset not in (None, before.evalset):
         rows = []
     matrices = {matrix.sha256: matrix for matrix in (*before.imatrices, *release.imatrices)}
@@ -165,6 +169,7 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         imatrices=tuple(matrix for sha256, matrix in matrices.items() if sha256 in used),
         checks=(*release.checks, *(check for check in before.checks if check.level in same - checked)),
         measurements=(*release.measurements, *rows),
+        speeds=(*release.speeds, *speeds),
         evalset=before.evalset if rows else release.evalset,
         versions={**before.versions, **release.versions} if rows else release.versions,
         machine=release.machine or before.machine if rows else release.machine,
@@ -198,6 +203,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "checks": raw.get("checks", []),  # older records have none
         "left_out": raw.get("left_out", []),
         "origin": raw.get("origin"),
+        "speeds": raw.get("speeds", []),
     }
 
 

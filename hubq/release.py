@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq import __version__, card
 from hubq.errors import GateFailed, HubqError, MissingExtra, Unsupported, Usage
+from hubq.formats import cores
 from hubq.hub import Hub
 from hubq.nouns import Artifact, Measurement, Release, Source
 from hubq.plan import NotConverted, Plan, Request, destination, imatrix_facts, kept, plan_in
@@ -33,7 +35,7 @@ PROBED = 128  # ids in a window of the text that the gate scores where nothing i
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step`: pull, convert, plan, calibrate, export, build, measure, check or push.
+    """Progress of a `step`: pull, convert, plan, calibrate, export, build, measure, check, time or push.
 
     `label` is a file, a level or "level engine"; `result` what came out of it.
     """
@@ -161,6 +163,8 @@ def _publish(job: _Job, planned: Plan) -> Result:
         release = _measure(job, planned, release, job.windows)
     if artifacts:
         release = _check(job, planned, release)
+    if request.speed and job.windows is not None and artifacts:
+        release = _time(job, planned, release, job.windows)
     hub.ensure(repo, request.private)
     release = _with_earlier_levels(hub, repo, release, planned.format)
     files = card.files(release, planned.format.usage(release))
@@ -190,7 +194,8 @@ def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleTy
         ),
     )
     checks = sorted(merged.checks, key=lambda check: order.get(check.level, len(order)))
-    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks))
+    speeds = sorted(merged.speeds, key=lambda speed: order.get(speed.level, len(order)))
+    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
 
 
 def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
@@ -449,6 +454,26 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     return tuple(found.values()), ""
 
 
+def _time(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
+    """The release with the speed of its files: those that the store holds, and the missing ones."""
+    from hubq import speed
+
+    engine, store, found = planned.format.RUNTIME, job.request.store, []
+    if engine not in planned.format.engines(job.source):
+        return release
+    ids = windows.ids[0]
+    facts = {"machine": release.machine, "cores": cores(), "versions": _versions([engine]), "speed": speed.SPEED_VERSION}
+    for artifact in release.artifacts:
+        speed_key = key({"sha256": artifact.sha256, "level": artifact.level, "ids": ids.tolist(), **facts})
+        if (timed := store.speed(speed_key)) is None:
+            job.tell(Event("time", f"{artifact.level} {engine}"))
+            timed = speed.speed(artifact, ids)
+            store.keep_speed(speed_key, timed)
+        job.tell(Event("time", f"{artifact.level} {engine}", 1, 1, timed))
+        found.append(timed)
+    return replace(release, speeds=tuple(found))
+
+
 def _memory() -> float:
     """Bytes of memory of this machine; without limit where it does not say."""
     try:
@@ -464,5 +489,16 @@ def _versions(engines: Sequence[str]) -> dict[str, str]:
 
 
 def machine() -> str:
-    """The kind of machine, without its name: system, processor family and number of cores."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    """The kind of machine, without its name: system, processor and number of cores."""
+    parts = [f"{platform.system()} {platform.machine()}", _processor(), f"{os.cpu_count()} cores"]
+    return ", ".join(filter(None, parts))
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return plain(re.sub(r"\((R|TM|r|tm)\)|@.*", "", names[0])) if names else ""

@@ -2,6 +2,7 @@
 
     ROOT/artifacts/KEY/{FILE, record.json}     an Artifact; the folder appears by one rename, complete and fsynced
     ROOT/measurements/KEY.json                 a Measurement
+    ROOT/speeds/KEY.json                       a Speed
     ROOT/imatrices/KEY/FILE                    an importance matrix; the folder appears as those of artifacts do
     ROOT/conversions/KEY/FILE                  a GGUF that llama.cpp converted, likewise
     ROOT/exports/KEY/model.onnx                a graph in float32 that all ONNX levels are made of, likewise
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 from hubq.disk import sync
 from hubq.errors import HubqError
-from hubq.nouns import Artifact, Estimate, Measurement, RepoFile
+from hubq.nouns import Artifact, Estimate, Measurement, RepoFile, Speed, Spread
 
 T = TypeVar("T")
 
@@ -148,10 +149,15 @@ class Store:
 
     def keep_measurement(self, key: str, measurement: Measurement) -> None:
         """Write a measurement under its key."""
-        path = self.root / "measurements" / f"{key}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, asdict(measurement))
-        sync(path.parent)
+        _keep(self.root / "measurements" / f"{key}.json", asdict(measurement))
+
+    def speed(self, key: str) -> Speed | None:
+        """The speed of a key, or None."""
+        return _read(self.root / "speeds" / f"{key}.json", _speed)
+
+    def keep_speed(self, key: str, speed: Speed) -> None:
+        """Write a speed under its key."""
+        _keep(self.root / "speeds" / f"{key}.json", asdict(speed))
 
 
 def _artifact(facts: Mapping[str, Any], folder: Path) -> Artifact:
@@ -162,6 +168,17 @@ def _artifact(facts: Mapping[str, Any], folder: Path) -> Artifact:
 def _measurement(facts: Mapping[str, Any]) -> Measurement:
     values = {name: Estimate(**value) for name, value in facts["values"].items()}
     return Measurement(facts["level"], facts["engine"], values)
+
+
+def _speed(facts: Mapping[str, Any]) -> Speed:
+    spreads = {name: Spread(**value) for name, value in facts.items() if isinstance(value, dict)}
+    return Speed(**{**facts, **spreads})
+
+
+def _keep(path: Path, facts: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, facts)
+    sync(path.parent)
 
 
 def _read(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:

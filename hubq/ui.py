@@ -16,12 +16,13 @@ from rich.table import Table
 from hubq.errors import HubqError
 
 if TYPE_CHECKING:
-    from hubq.nouns import Check, Estimate, Measurement, Release
+    from hubq.nouns import Artifact, Check, Estimate, Measurement, Release, Speed
     from hubq.plan import Plan
     from hubq.release import Event, Result
     from hubq.sealed import Environment, State
 
 SCHEMA = 1
+PACE = "tokens/s"
 HEADLINE = {"ppl_ratio": ("PPL ratio", 1), "kld": ("KLD", 1), "top1": ("top-1 %", 100)}
 
 
@@ -116,9 +117,12 @@ class Screen:
         if event.step == "check":
             self.states[level] = f"checking {portion}" if engine else "checked"
         elif event.result is None:
-            self.states[level] = f"building {portion}" if event.step == "build" else f"measuring with {engine} {portion}"
+            doing = {"build": "building", "time": "timing"}.get(event.step, f"measuring with {engine}")
+            self.states[level] = f"{doing} {portion}"
         elif event.step == "build":
             self.states[level] = "built"
+        elif event.step == "time":
+            self.states[level] = "done"
         else:
             self.states[level] = "measured"
             found = f"{_loss(event.result)} ({engine})"
@@ -159,6 +163,8 @@ def _line(event: Event) -> str:
         return f"built     {event.label} ({size(event.result.size)}, {event.result.bits_per_weight:.2f} bits per weight)"
     if event.step == "measure" and event.result is not None:
         return f"measured  {event.label}: {_loss(event.result)}"
+    if event.step == "time" and event.result is not None:
+        return f"timed     {event.label}: {_pace(event.result)}"
     if event.step == "check" and isinstance(event.result, tuple):
         return f"checked   {event.label}: {_checked(event.result)}"
     if event.step == "push" and event.done == event.total and event.total:
@@ -171,6 +177,13 @@ def _checked(checks: Sequence[Check]) -> str:
     passed = sum(check.outcome == "passed" for check in checks)
     others = [f"{check.name} {check.outcome}" for check in checks if check.outcome != "passed"]
     return ", ".join([f"{passed} of {len(checks)} checks passed", *others])
+
+
+def _pace(speed: Speed) -> str:
+    """Tokens per second and memory in a line."""
+    parts = [f"prompt {speed.prompt.median:,.3g} tokens/s"]
+    parts += [f"generation {speed.generation.median:,.3g} tokens/s"] if speed.generation else []
+    return ", ".join([*parts, f"{size(speed.memory)} of memory"])
 
 
 def _loss(measurement: Measurement) -> str:
@@ -202,6 +215,7 @@ def show_results(results: Sequence[Result], as_json: bool) -> None:
 def _compared(releases: Sequence[Release]) -> Table:
     """The files of all formats, the largest first, each in the engine that its users run."""
     rows: list[tuple[int, list[str]]] = []
+    timed = any(release.speeds for release in releases)
     for release in releases:
         engines = [row.engine for row in release.measurements if row.level != "reference"]
         found = {row.level: row for row in release.measurements if engines and row.engine == engines[0]}
@@ -209,8 +223,8 @@ def _compared(releases: Sequence[Release]) -> Table:
             row = found.get(file.level)
             cells = [file.level, row.engine if row else "–", size(file.size), f"{file.bits_per_weight:.2f}"]
             cells += [_figure(row.values[name], factor) if row else "–" for name, (_, factor) in HEADLINE.items()]
-            rows.append((file.size, cells))
-    columns = ["variant", "engine", "size", "bits/weight", *(title for title, _ in HEADLINE.values())]
+            rows.append((file.size, [*cells, *_paces(release, file, timed)]))
+    columns = ["variant", "engine", "size", "bits/weight", *(title for title, _ in HEADLINE.values()), *[PACE] * timed]
     return make_table(columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
 
@@ -227,14 +241,21 @@ def _results(release: Release, engines: Sequence[str]) -> Table:
     by_pair: dict[tuple[str, str], Measurement] = {(row.level, row.engine): row for row in release.measurements}
     columns = ["variant", "size", "bits/weight"]
     columns += [f"{title}\n{engine}" for engine in engines for title, _ in HEADLINE.values()]
+    columns += [PACE] * bool(release.speeds)
     rows = []
     for artifact in release.artifacts:
         row = [artifact.level, size(artifact.size), f"{artifact.bits_per_weight:.2f}"]
         for engine in engines:
             found = by_pair.get((artifact.level, engine))
             row += [_figure(found.values[name], factor) if found else "–" for name, (_, factor) in HEADLINE.items()]
-        rows.append(row)
+        rows.append([*row, *_paces(release, artifact, bool(release.speeds))])
     return make_table(columns, rows)
+
+
+def _paces(release: Release, file: Artifact, timed: bool) -> list[str]:
+    """The cell of a file's speed: tokens generated per second, or read where the model does not generate."""
+    row = next((row for row in release.speeds if row.level == file.level), None)
+    return [f"{(row.generation or row.prompt).median:,.3g}" if row else "–"] * timed
 
 
 def _measured(release: Release) -> str:

@@ -23,7 +23,7 @@ hubq.ui_show
 hubq.ui hubq.doctor
 hubq.release
 hubq.plan
-hubq.score hubq.card
+hubq.score hubq.speed hubq.card
 hubq.record hubq.plot
 hubq.formats hubq.metrics hubq.hub hubq.text
 hubq.sealed

@@ -23,8 +23,10 @@ from hubq import release
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
 from hubq.hub.huggingface import HuggingFace
+from hubq.nouns import Snapshot
 from hubq.plan import Request, destination, locate, plan
 from hubq.record import commands, read_record
+from hubq.record import merge as record_merge
 from hubq.release import Event, publish
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
@@ -92,6 +94,24 @@ def test_a_second_run_does_nothing_and_changes_nothing(request_: Request) -> Non
     assert told.did("build") == told.did("measure") == told.did("push") == []
     assert second.commit == first.commit
     assert {path.name: path.stat().st_mtime_ns for path in Path(str(first.target)).iterdir()} == before
+
+
+def test_speeds_are_measured_once_and_stay_when_levels_come_later(request_: Request) -> None:
+    request_ = replace(request_, speed=True)
+    first, told = run(replace(request_, levels=parse_levels("q8_0")))
+    assert told.did("time") == ["gguf:Q8_0 llama.cpp"]
+    second, told = run(request_)
+    assert told.did("time") == ["gguf:Q4_K_M llama.cpp"]
+    again, told = run(request_)
+    assert (told.did("time"), again.commit) == ([], second.commit)
+    later, _ = run(replace(request_, levels=parse_levels("q4_k_m"), speed=False))
+    record = json.loads((Path(str(first.target)) / "release.json").read_bytes())
+    assert [row["level"] for row in record["speeds"]] == ["gguf:Q8_0", "gguf:Q4_K_M"]
+    assert later.release.speeds[0] == first.release.speeds[0]
+    page = (Path(str(first.target)) / "README.md").read_text()
+    assert "| Q8\\_0 |" in page.partition("## Speed")[2].partition("\n## ")[0]
+    elsewhere = replace(later.release, machine="another machine", speeds=())
+    assert record_merge(elsewhere, later.release, Snapshot("", "", ())).speeds == ()
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_place(request_: Request, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ with_imatrix(plan, imatrix) -> Plan
 engines(source) -> tuple[str, ...]                        # the ways to run its files here
 load(artifact, source, engine)                            # context manager: ids -> logits
 RUNTIME: str                                              # the engine that users run
+player(path, count)                                       # context manager: a speed.Player in that engine
 probe_text() -> str                                       # a short text to check logits on
 check(artifacts, source, text, measurements, unmeasured) -> tuple[Check, ...]    # the parity gate: files against their source
 usage(release) -> str                                     # the "Run it" part of the card

@@ -287,6 +287,13 @@ def probe_text() -> str:
     return PROBE
 
 
+def player(path: Path, count: int) -> AbstractContextManager[Any]:
+    """A file to be timed; see engine.player."""
+    from hubq.formats.gguf.engine import player
+
+    return player(path, count)
+
+
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
 ) -> tuple[Check, ...]:
@@ -326,6 +333,7 @@ __all__ = [
     "load_source",
     "local_parts",
     "plan",
+    "player",
     "probe_text",
     "read_imatrix",
     "tokenize",

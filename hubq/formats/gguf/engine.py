@@ -211,13 +211,7 @@ def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
     """Logits [T - 1 - first, V], float32, of one window in an empty context: one batch, as llama-perplexity does."""
     import llama_cpp
 
-    settings = llama_cpp.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = settings.n_ubatch = len(ids)
-    settings.n_threads = settings.n_threads_batch = cores()
-    context = llama_cpp.llama_init_from_model(model, settings)
-    if not context:
-        raise HubqError(f"llama.cpp cannot make room for {len(ids)} tokens of {name}: {_reason()}", "use shorter windows")
-    try:
+    with _context(model, name, len(ids)) as context:
         tokens, wanted = ids.astype(np.int32), np.zeros(len(ids), np.int8)
         wanted[first:-1] = 1
         batch = llama_cpp.llama_batch(
@@ -229,8 +223,58 @@ def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
             raise HubqError(f"llama.cpp failed on {name} with code {code}: {_reason()}", AGAIN)
         shape = (int(wanted.sum()), llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape).copy()
+
+
+@contextmanager
+def _context(model: Any, name: str, count: int) -> Iterator[Any]:
+    """A context for `count` ids in one batch."""
+    import llama_cpp
+
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = count
+    settings.n_threads = settings.n_threads_batch = cores()
+    context = llama_cpp.llama_init_from_model(model, settings)
+    if not context:
+        raise HubqError(f"llama.cpp cannot make room for {count} tokens of {name}: {_reason()}", "use shorter windows")
+    try:
+        yield context
     finally:
         llama_cpp.llama_free(context)
+
+
+class _Player:
+    """A llama.cpp context as speed.Player has it; `generates` where it keeps a cache of what went before."""
+
+    def __init__(self, context: Any, name: str) -> None:
+        import llama_cpp
+
+        self._api, self._context, self._name = llama_cpp, context, name
+        self._memory = llama_cpp.llama_get_memory(context)
+        self.generates = bool(self._memory)
+
+    def feed(self, ids: np.ndarray, fresh: bool) -> None:
+        if fresh and self._memory:
+            self._api.llama_memory_clear(self._memory, True)
+        tokens = ids.astype(np.int32)
+        batch = self._api.llama_batch_get_one(tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), len(ids))
+        if code := self._api.llama_decode(self._context, batch):
+            raise HubqError(f"llama.cpp failed on {self._name} with code {code}: {_reason()}", AGAIN)
+        self._api.llama_synchronize(self._context)
+
+
+def player(path: Path, count: int) -> AbstractContextManager[_Player]:
+    """A file in llama.cpp with room for `count` ids, as speed.Player. Raises MissingExtra where llama.cpp is not installed,
+    HubqError, when it is entered, where the file does not load."""
+    _check_available(RUNTIME)
+    return _player(path, count)
+
+
+@contextmanager
+def _player(path: Path, count: int) -> Iterator[_Player]:
+    import llama_cpp
+
+    with _model(path, llama_cpp.llama_model_default_params()) as model, _context(model, path.name, count) as context:
+        yield _Player(context, path.name)
 
 
 _log: deque[str] = deque(maxlen=20)

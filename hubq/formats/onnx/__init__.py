@@ -313,6 +313,13 @@ def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextMana
     return load(artifact.path)
 
 
+def player(path: Path, count: int) -> AbstractContextManager[Any]:
+    """A file to be timed; see engine.player."""
+    from hubq.formats.onnx.engine import player
+
+    return player(path, count)
+
+
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
 ) -> tuple[Check, ...]:
@@ -350,6 +357,7 @@ __all__ = [
     "load",
     "make_intermediate",
     "plan",
+    "player",
     "probe_text",
     "read_imatrix",
     "usage",

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,33 @@ def step(
     """What a decoder gives for ids [T] that `start` others went before; `before` is what it gave for those."""
     past = {name.replace(graph.PRESENT, graph.PAST): value for name, value in (before or {}).items() if name != "logits"}
     return _run(session, path, _feeds(session, ids, past, start))
+
+
+class _Player:
+    """A session as speed.Player has it; `generates` where the graph has a cache."""
+
+    def __init__(self, session: Any, path: Path) -> None:
+        self._session, self._path = session, path
+        self._given: dict[str, np.ndarray] = {}
+        self._count = 0
+        self.generates = any(port.name.startswith(graph.PAST) for port in session.get_inputs())
+
+    def feed(self, ids: np.ndarray, fresh: bool) -> None:
+        if fresh:
+            self._given, self._count = {}, 0
+        self._given = step(self._session, self._path, ids, self._given, self._count)
+        self._count += len(ids)
+
+
+def player(path: Path, count: int) -> AbstractContextManager[_Player]:
+    """A file in onnxruntime, as speed.Player; it needs no room beforehand. Raises as `load`, when it is entered."""
+    _onnxruntime()
+    return _player(path)
+
+
+@contextmanager
+def _player(path: Path) -> Iterator[_Player]:
+    yield _Player(open_session(path), path)
 
 
 def load_test(path: Path) -> None:
