@@ -252,6 +252,25 @@ def show(
         show_models([facts(read_set(path)) for path in found], tensors, as_json)
 
 
+@app.command()
+def audit(
+    repo: Annotated[str, typer.Argument(help="A repository of GGUF files: a Hub id with an optional @revision, or a folder.")],
+    hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look over a published repository: names, templates, tokenizers, leaks. Reads headers only; exit code 3 for errors."""
+    with _answering(as_json):
+        from hubq.formats.gguf.audit import audit as look
+        from hubq.plan import locate
+        from hubq.ui_show import show_audit
+
+        found, name, revision, _ = locate(repo, hub)
+        report = look(found, name, revision)
+        show_audit(report, as_json)
+        if any(finding.severity == "error" for finding in report.findings):
+            raise typer.Exit(3)
+
+
 env = typer.Typer(help="The private environment that Optimum exports ONNX files in.", no_args_is_help=True)
 app.add_typer(env, name="env")
 

@@ -6,6 +6,7 @@ Whatever comes out of a file is shown with its control characters escaped and is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hubq.formats.gguf.levels import group
@@ -14,8 +15,10 @@ from hubq.ui import make_console, make_table, print_json, size
 
 if TYPE_CHECKING:
     from hubq.formats.gguf.arch import Family
+    from hubq.formats.gguf.audit import Report
 
 LONGEST = 100  # characters of a value
+WHOLE = 1000  # characters of a finding
 FIRST = 8  # items of an array
 
 
@@ -91,16 +94,32 @@ def _value(value: Any) -> str:
     return plain(f"{value:.7g}" if isinstance(value, float) else str(value))
 
 
-def plain(text: str) -> str:
-    """Text that cannot upset a terminal: nothing but printable characters, and at most LONGEST of them."""
-    begin = text[: LONGEST + 1]
+def plain(text: str, longest: int = LONGEST) -> str:
+    """Text that cannot upset a terminal: nothing but printable characters, and at most `longest` of them."""
+    begin = text[: longest + 1]
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in begin)
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def _millions(count: int) -> str:
     unit, name = (1e9, "B") if count >= 1e9 else (1e6, "M")
     return f"{count / unit:,.4g} {name}" if count >= 1e5 else f"{count:,}"
+
+
+def show_audit(report: Report, as_json: bool) -> None:
+    """What an audit found, a line each, with what to do below it."""
+    if as_json:
+        print_json(asdict(report))
+        return
+    console = make_console(stderr=False)
+    beside = f", compared with {plain(report.base)}" if report.base else ""
+    console.print(f"{plain(report.repo)} @ {report.commit[:12]}: {report.headers} GGUF headers read{beside}", soft_wrap=True)
+    for finding in report.findings:
+        where = f"{plain(finding.file)}: " if finding.file else ""
+        console.print(f"{finding.severity:8s} {where}{plain(finding.what, WHOLE)}", soft_wrap=True)
+        console.print(f"         {plain(finding.advice, WHOLE)}", soft_wrap=True)
+    counts = {kind: sum(finding.severity == kind for finding in report.findings) for kind in ("error", "warning")}
+    console.print(", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items()))
 
 
 def show_levels(levels: Iterable[Level], as_json: bool) -> None:

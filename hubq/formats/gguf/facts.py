@@ -46,7 +46,7 @@ def facts(parts: Sequence[Header]) -> dict[str, Any]:
         "gguf": {"version": first.version, "alignment": first.alignment},
         "architecture": _text(first, "general.architecture"),
         "name": _text(first, "general.name"),
-        "level": _level(first.metadata.get("general.file_type")),
+        "level": claimed_level(first),
         "size": size,
         "weights": weights,
         "bits_per_weight": {"file": 8 * size / weights, "weights": 8 * content / weights} if weights else None,
@@ -81,8 +81,9 @@ def _text(header: Header, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _level(file_type: Any) -> str | None:
+def claimed_level(header: Header) -> str | None:
     """The name of the level that a file claims to be; None where it claims nothing."""
+    file_type = header.metadata.get("general.file_type")
     if type(file_type) is not int:
         return None
     names = {mix.file_type: name for name, mix in MIXES.items()}
