@@ -271,6 +271,45 @@ def audit(
             raise typer.Exit(3)
 
 
+@app.command()
+def verify(
+    repo: Annotated[str, typer.Argument(help="What hubq published: a Hub id with an optional @revision, or a folder.")],
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Compare the hashes that the Hub lists, and download no file.")
+    ] = False,
+    rebuild: Annotated[
+        str | None, typer.Option(help="Build these levels again from the pinned source and compare their bytes; or all.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure what is built again, too, and compare the numbers.")
+    ] = False,
+    source: Annotated[str | None, typer.Option(help="Where the source is, if it was a folder or a file.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Where the text is that was measured on, if it was a file.")] = None,
+    hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
+    llama_cpp: Annotated[Path | None, typer.Option("--llama-cpp", help="llama.cpp's source, as for publish.")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Where work is kept that is done again (default: nowhere).")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Check that a release holds what it says: hashes, record and card; bytes and numbers on request. Exit code 3 if not."""
+    with _answering(as_json):
+        from hubq import ui
+        from hubq.plan import locate
+        from hubq.ui_show import show_verified
+        from hubq.verify import Again
+        from hubq.verify import verify as check
+
+        if measure and not rebuild:
+            raise Usage("--measure needs to know the levels", "name them: --rebuild LEVELS")
+        found, name, revision, _ = locate(repo, hub)
+        again = Again(tuple(rebuild.split(",")), measure, hub, source, dataset, work_dir, llama_cpp) if rebuild else None
+        with ui.Screen(quiet) as screen:
+            report = check(found, name, revision, remote, again, screen.moved)
+        show_verified(report, as_json)
+        if report.failed:
+            raise typer.Exit(3)
+
+
 env = typer.Typer(help="The private environment that Optimum exports ONNX files in.", no_args_is_help=True)
 app.add_typer(env, name="env")
 

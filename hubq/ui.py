@@ -89,6 +89,11 @@ class Screen:
         elif line := _line(event):
             self.console.print(line)
 
+    def moved(self, path: str, done: int, total: int) -> None:
+        """Show how far a file has come."""
+        if not self.quiet and done == total:
+            self.console.print(f"read      {path} ({size(total)})")
+
     def say(self, line: str) -> None:
         """Show a line of progress."""
         if not self.quiet:

@@ -5,6 +5,7 @@ Whatever comes out of a file is shown with its control characters escaped and is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from hubq.ui import make_console, make_table, print_json, size
 if TYPE_CHECKING:
     from hubq.formats.gguf.arch import Family
     from hubq.formats.gguf.audit import Report
+    from hubq.verify import Report as Verified
 
 LONGEST = 100  # characters of a value
 WHOLE = 1000  # characters of a finding
@@ -120,6 +122,20 @@ def show_audit(report: Report, as_json: bool) -> None:
         console.print(f"         {plain(finding.advice, WHOLE)}", soft_wrap=True)
     counts = {kind: sum(finding.severity == kind for finding in report.findings) for kind in ("error", "warning")}
     console.print(", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items()))
+
+
+def show_verified(report: Verified, as_json: bool) -> None:
+    """What was found of a release, a line for each thing that it says."""
+    if as_json:
+        print_json({**asdict(report), "verified": not report.failed})
+        return
+    console = make_console(stderr=False)
+    console.print(f"{plain(report.repo)} @ {report.commit[:12]}", soft_wrap=True)
+    for fact in report.facts:
+        detail = f": {plain(fact.detail, WHOLE)}" if fact.detail else ""
+        console.print(f"{fact.outcome:11s}  {plain(fact.name)} {fact.what}{detail}", soft_wrap=True)
+    counts = Counter(fact.outcome for fact in report.facts)
+    console.print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("true", "false", "not checked")))
 
 
 def show_levels(levels: Iterable[Level], as_json: bool) -> None:

@@ -21,7 +21,7 @@ hubq.__main__
 hubq.cli
 hubq.ui_show
 hubq.ui hubq.doctor
-hubq.release
+hubq.release hubq.verify
 hubq.plan
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot
