@@ -310,6 +310,61 @@ def verify(
             raise typer.Exit(3)
 
 
+store = typer.Typer(help="The work store: what earlier runs finished.", no_args_is_help=True)
+app.add_typer(store, name="store")
+WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Where finished work is kept (HUBQ_HOME).")]
+
+
+@store.command("list")
+def store_list(work_dir: WorkDir = None, as_json: Json = False) -> None:
+    """List what is kept, with sizes."""
+    with _answering(as_json):
+        from hubq.store import Store, default_root
+        from hubq.ui_show import show_store
+
+        opened = Store(work_dir or default_root())
+        show_store(opened.root, opened.entries(), as_json)
+
+
+@store.command("verify")
+def store_verify(work_dir: WorkDir = None, as_json: Json = False) -> None:
+    """Read every finished file and compare its SHA-256; exit code 3 where one is damaged. Nothing is deleted."""
+    with _answering(as_json):
+        from hubq.store import Store, default_root
+        from hubq.ui_show import show_store
+
+        opened = Store(work_dir or default_root())
+        damaged = opened.damaged()
+        show_store(opened.root, damaged, as_json, "damaged")
+        if damaged:
+            raise typer.Exit(3)
+
+
+@store.command("prune")
+def store_prune(
+    days: Annotated[int | None, typer.Option(min=0, help="Delete what was finished so many days ago, too.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all that is kept.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and delete nothing.")] = False,
+    work_dir: WorkDir = None,
+    as_json: Json = False,
+) -> None:
+    """Delete what killed runs left behind and what is damaged; with --days or --all more. It can all be made again."""
+    with _answering(as_json):
+        import time
+
+        from hubq.store import Store, default_root
+        from hubq.ui_show import show_store
+
+        opened = Store(work_dir or default_root())
+        with opened.locked():
+            damaged = {entry.path for entry in opened.damaged()}
+            old = time.time() - 86400 * days if days is not None else 0.0
+            gone = [e for e in opened.entries() if everything or e.unfinished or e.path in damaged or e.made < old]
+            for entry in gone if not dry_run else []:
+                opened.remove(entry)
+        show_store(opened.root, gone, as_json, "would be deleted" if dry_run else "deleted")
+
+
 env = typer.Typer(help="The private environment that Optimum exports ONNX files in.", no_args_is_help=True)
 app.add_typer(env, name="env")
 

@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -28,6 +28,9 @@ from hubq.errors import HubqError
 from hubq.nouns import Artifact, Estimate, Measurement, RepoFile, Speed, Spread
 
 T = TypeVar("T")
+
+FILES = ("artifacts", "imatrices", "conversions", "exports")
+RECORDS = ("measurements", "speeds")
 
 
 def default_root() -> Path:
@@ -52,6 +55,19 @@ def joint_sha256(files: Sequence[RepoFile]) -> str:
     """The SHA-256 of what consists of files: that of the only one, or of their hashes in a row."""
     hashes = [str(file.sha256) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something kept at `path`: its `kind` is a folder of the store, `name` that of its file, `size` in bytes, `made` seconds
+    since 1970; `unfinished` is what a killed run left behind."""
+
+    kind: str
+    path: Path
+    name: str
+    size: int
+    made: float
+    unfinished: bool
 
 
 class Store:
@@ -89,11 +105,7 @@ class Store:
         artifact = _read(folder / "record.json", lambda facts: _artifact(facts, folder))
         if artifact is None:
             return None
-        files = [(folder / PurePosixPath(file.path).name, file) for file in artifact.files]
-        sound = all(path.is_file() and path.stat().st_size == file.size for path, file in files)
-        if sound and check:
-            sound = all(sha256(path) == file.sha256 for path, file in files)
-        if sound:
+        if _is_sound(artifact, folder, check):
             return artifact
         if check:
             shutil.rmtree(folder)
@@ -143,6 +155,34 @@ class Store:
         self._take_over(aside, folder)
         return folder / name
 
+    def entries(self) -> list[Entry]:
+        """All that is kept, and what killed runs left behind, by kind and name."""
+        found = []
+        for kind in (*FILES, *RECORDS):
+            for place in sorted((self.root / kind).glob("*")):
+                files = [path for path in (place.rglob("*") if place.is_dir() else [place]) if path.is_file()]
+                shown = [path.name for path in files if path.name != "record.json"] if place.is_dir() else [place.name]
+                size = sum(path.stat().st_size for path in files)
+                made = max((path.stat().st_mtime for path in files), default=place.stat().st_mtime)
+                found.append(Entry(kind, place, min(shown, default=place.name), size, made, place.suffix == ".part"))
+        return found
+
+    def damaged(self) -> list[Entry]:
+        """The artifacts that are not what their records say, read whole."""
+        return [
+            entry
+            for entry in self.entries()
+            if entry.kind == "artifacts" and not entry.unfinished and not self._is_sound(entry)
+        ]
+
+    def _is_sound(self, entry: Entry) -> bool:
+        found = _read(entry.path / "record.json", lambda facts: _artifact(facts, entry.path))
+        return found is not None and _is_sound(found, entry.path, check=True)
+
+    def remove(self, entry: Entry) -> None:
+        """Delete what is kept."""
+        shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+
     def measurement(self, key: str) -> Measurement | None:
         """The measurement of a key, or None."""
         return _read(self.root / "measurements" / f"{key}.json", _measurement)
@@ -158,6 +198,14 @@ class Store:
     def keep_speed(self, key: str, speed: Speed) -> None:
         """Write a speed under its key."""
         _keep(self.root / "speeds" / f"{key}.json", asdict(speed))
+
+
+def _is_sound(artifact: Artifact, folder: Path, check: bool) -> bool:
+    """Whether the files are there with their sizes; with `check`, whether they have their SHA-256, too."""
+    files = [(folder / PurePosixPath(file.path).name, file) for file in artifact.files]
+    if not all(path.is_file() and path.stat().st_size == file.size for path, file in files):
+        return False
+    return not check or all(sha256(path) == file.sha256 for path, file in files)
 
 
 def _artifact(facts: Mapping[str, Any], folder: Path) -> Artifact:

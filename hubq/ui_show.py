@@ -15,8 +15,11 @@ from hubq.nouns import Level
 from hubq.ui import make_console, make_table, print_json, size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hubq.formats.gguf.arch import Family
     from hubq.formats.gguf.audit import Report
+    from hubq.store import Entry
     from hubq.verify import Report as Verified
 
 LONGEST = 100  # characters of a value
@@ -136,6 +139,21 @@ def show_verified(report: Verified, as_json: bool) -> None:
         console.print(f"{fact.outcome:11s}  {plain(fact.name)} {fact.what}{detail}", soft_wrap=True)
     counts = Counter(fact.outcome for fact in report.facts)
     console.print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("true", "false", "not checked")))
+
+
+def show_store(root: Path, entries: Sequence[Entry], as_json: bool, what: str = "kept") -> None:
+    """Things of a work store, a line each; `what` says what became of them."""
+    if as_json:
+        listed = [asdict(entry) | {"path": str(entry.path)} for entry in entries]
+        print_json({"root": str(root), "state": what, "entries": listed})
+        return
+    console = make_console(stderr=False)
+    if entries:
+        rows = [[e.kind, plain(e.name) + (" (unfinished)" if e.unfinished else ""), size(e.size)] for e in entries]
+        table = make_table(["kind", "name", "size"], rows)
+        table.columns[1].justify = "left"
+        console.print(table)
+    console.print(f"{len(entries)} {what}, {size(sum(e.size for e in entries))} in {root}", soft_wrap=True)
 
 
 def show_levels(levels: Iterable[Level], as_json: bool) -> None:

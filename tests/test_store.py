@@ -230,3 +230,76 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_root() == tmp_path / "b" / "hubq"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_root() == Path.home() / ".cache" / "hubq"
+
+
+# --- looking after it ---
+
+
+def told(store: Store, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hubq", "store", *arguments, "--work-dir", str(store.root)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def full(store: Store) -> Store:
+    """A store with a file, a measurement, an importance matrix, and what a killed run left behind."""
+    keep(store)
+    store.keep_measurement("cd" * 32, Measurement("gguf:Q8_0", "weights", {"kld": Estimate(0.1, 0.01, 10)}))
+    store.keep_file("imatrices", "ef" * 32, "M-imatrix.gguf", lambda path: path.write_bytes(b"matrix") and None)
+    (store.aside("12" * 32) / "M-Q4_0.gguf").write_bytes(b"half")
+    return store
+
+
+def test_everything_kept_is_listed(full: Store) -> None:
+    document = json.loads(told(full, "list", "--json").stdout)
+    found = {(entry["kind"], entry["name"]): entry for entry in document["entries"]}
+    assert set(found) == {
+        ("artifacts", "M-Q8_0.gguf"),
+        ("artifacts", "M-Q4_0.gguf"),
+        ("imatrices", "M-imatrix.gguf"),
+        ("measurements", f"{'cd' * 32}.json"),
+    }
+    assert found["artifacts", "M-Q4_0.gguf"]["unfinished"]
+    assert found["artifacts", "M-Q8_0.gguf"]["size"] > len(DATA)
+    assert "4 kept, " in told(full, "list").stdout
+
+
+def test_a_damaged_file_is_named_and_stays(full: Store) -> None:
+    assert told(full, "verify").returncode == 0
+    path = full.root / "artifacts" / KEY / "M-Q8_0.gguf"
+    path.write_bytes(DATA[:-1] + b"\0")
+    made = told(full, "verify")
+    assert made.returncode == 3
+    assert "M-Q8_0.gguf" in made.stdout
+    assert path.exists()
+
+
+def test_pruning_takes_leftovers_and_damage_and_no_more(full: Store) -> None:
+    assert "1 would be deleted" in told(full, "prune", "--dry-run").stdout
+    assert "1 deleted" in told(full, "prune").stdout
+    assert {entry.kind for entry in full.entries()} == {"artifacts", "imatrices", "measurements"}
+    (full.root / "artifacts" / KEY / "M-Q8_0.gguf").write_bytes(b"")
+    assert "1 deleted" in told(full, "prune").stdout
+    assert {entry.kind for entry in full.entries()} == {"imatrices", "measurements"}
+
+
+def test_pruning_by_age_and_all(full: Store) -> None:
+    os.utime(full.root / "measurements" / f"{'cd' * 32}.json", (0, 0))
+    assert "2 deleted" in told(full, "prune", "--days", "30").stdout
+    assert {entry.kind for entry in full.entries()} == {"artifacts", "imatrices"}
+    assert "2 deleted" in told(full, "prune", "--all").stdout
+    assert full.entries() == []
+
+
+def test_pruning_waits_for_nobody(full: Store) -> None:
+    with full.locked():
+        made = told(full, "prune", "--all")
+    assert made.returncode == 1
+    assert "another hubq is working" in made.stderr
+    assert len(full.entries()) == 4
+
+
+def test_an_empty_store_has_nothing_to_list(store: Store) -> None:
+    made = told(store, "list")
+    assert (made.returncode, made.stdout) == (0, f"0 kept, 0 B in {store.root}\n")
+    assert not store.root.exists()
