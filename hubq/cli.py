@@ -20,6 +20,7 @@ from hubq.errors import HubqError, Usage
 
 if TYPE_CHECKING:
     from hubq.formats.gguf.recipe import Custom
+    from hubq.sealed import Environment
     from hubq.text import TextSpec
 
 app = typer.Typer(
@@ -94,6 +95,10 @@ def publish(
         typer.Option("--llama-cpp", help="llama.cpp's source: its converter takes the architectures that hubq does not know."),
     ] = None,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure how fast the files run on this machine.")] = True,
+    exporter: Annotated[
+        str,
+        typer.Option(help="What turns the model into ONNX graphs: optimum, mobius, or auto: optimum where it knows the kind."),
+    ] = "auto",
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
@@ -131,6 +136,7 @@ def publish(
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
             speed=speed,
+            exporter=exporter,
         )
         if llama_cpp and not llama_cpp.is_dir():
             raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
@@ -365,41 +371,52 @@ def store_prune(
         show_store(opened.root, gone, as_json, "would be deleted" if dry_run else "deleted")
 
 
-env = typer.Typer(help="The private environment that Optimum exports ONNX files in.", no_args_is_help=True)
+env = typer.Typer(help="The private environments that ONNX files are exported in.", no_args_is_help=True)
 app.add_typer(env, name="env")
+
+Name = Annotated[str, typer.Argument(help="The exporter whose environment it is: optimum or mobius.")]
 
 
 @env.command("create")
-def env_create(quiet: Quiet = False, as_json: Json = False) -> None:
-    """Make it now, or make it anew where it is broken; publishing does so by itself when it is needed."""
+def env_create(name: Name = "optimum", quiet: Quiet = False, as_json: Json = False) -> None:
+    """Make one now, or make it anew where it is broken; publishing does so by itself when it is needed."""
     with _answering(as_json):
         from hubq import sealed, ui
-        from hubq.formats.onnx.export import OPTIMUM
 
+        environment = _environment(name)
         with ui.Screen(quiet) as screen:
-            sealed.ensure(OPTIMUM, screen.say)
-        ui.show_environment(OPTIMUM, sealed.state(OPTIMUM), as_json)
+            sealed.ensure(environment, screen.say)
+        ui.show_environments([(environment, sealed.state(environment))], as_json)
 
 
 @env.command("show")
 def env_show(as_json: Json = False) -> None:
-    """Say whether it is there, and where."""
+    """Say which are there, and where."""
     with _answering(as_json):
         from hubq import sealed, ui
-        from hubq.formats.onnx.export import OPTIMUM
+        from hubq.formats.onnx.exporters import EXPORTERS
 
-        ui.show_environment(OPTIMUM, sealed.state(OPTIMUM), as_json)
+        found = [exporter.environment for exporter in EXPORTERS.values()]
+        ui.show_environments([(environment, sealed.state(environment)) for environment in found], as_json)
 
 
 @env.command("remove")
-def env_remove(as_json: Json = False) -> None:
-    """Delete it; the next export makes it again."""
+def env_remove(name: Name = "optimum", as_json: Json = False) -> None:
+    """Delete one; the next export that needs it makes it again."""
     with _answering(as_json):
         from hubq import sealed, ui
-        from hubq.formats.onnx.export import OPTIMUM
 
-        sealed.remove(OPTIMUM)
-        ui.show_environment(OPTIMUM, sealed.state(OPTIMUM), as_json)
+        environment = _environment(name)
+        sealed.remove(environment)
+        ui.show_environments([(environment, sealed.state(environment))], as_json)
+
+
+def _environment(name: str) -> Environment:
+    from hubq.formats.onnx.exporters import EXPORTERS
+
+    if name not in EXPORTERS:
+        raise Usage(f"there is no environment {name!r}", f"choose one of: {', '.join(EXPORTERS)}")
+    return EXPORTERS[name].environment
 
 
 @app.command()

@@ -29,7 +29,7 @@ def checks() -> list[dict[str, Any]]:
     """Each thing looked for: its `name`, what was `found` (empty: nothing), what it `unlocks`, and the `hint` to get it."""
     rows = [_row("hubq", f"{__version__} on Python {platform.python_version()}", "", "")]
     rows += [_row(name, _version(name), unlocks, hint) for name, (unlocks, hint) in PACKAGES.items()]
-    rows.append(_environment())
+    rows += _environments()
     rows.append(_row("Hub account", _account(), "pushing, and private or gated models", "hf auth login"))
     rows.append(_row("GPU", _gpu() or "none, and none is needed", "measuring faster", ""))
     rows.append(_row("cores", str(os.cpu_count() or 1), "building and measuring in parallel", ""))
@@ -43,13 +43,18 @@ def checks() -> list[dict[str, Any]]:
     return rows
 
 
-def _environment() -> dict[str, Any]:
-    from hubq.formats.onnx.export import OPTIMUM
+def _environments() -> list[dict[str, Any]]:
+    from hubq.formats.onnx.exporters import EXPORTERS
     from hubq.sealed import state
 
-    found = state(OPTIMUM)
-    told = "" if found.status == "absent" else f"{found.status}, {found.size / 1e9:.1f} GB {found.fault}".strip()
-    return _row("Optimum's environment", told, "exporting to ONNX", "hubq makes it when it is needed, or `hubq env create`")
+    rows = []
+    for name, exporter in EXPORTERS.items():
+        found = state(exporter.environment)
+        told = "" if found.status == "absent" else f"{found.status}, {found.size / 1e9:.1f} GB {found.fault}".strip()
+        unlocks = "exporting to ONNX" if name == "optimum" else "exporting kinds to ONNX that Optimum does not know"
+        hint = f"hubq makes it when it is needed, or `hubq env create {name}`"
+        rows.append(_row(f"{exporter.title}'s environment", told, unlocks, hint))
+    return rows
 
 
 def _row(name: str, found: str, unlocks: str, hint: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Request:
     with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the release again, and
     `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a checkout whose
     converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the first window.
+    converter takes models that hubq does not know; `exporter` is that of ONNX graphs.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Request:
     imatrix_options: str = ""
     llama_cpp: Path | None = None
     speed: bool = False
+    exporter: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
             "publish without measurements: --no-eval, and with --imatrix none or a file",
         )
     matrix = _importance(request, module, source, found.inputs)
-    laid_out = module.plan(blueprint, request.levels, Options(matrix.options, request.custom, request.split))
+    laid_out = module.plan(blueprint, request.levels, Options(matrix.options, request.custom, request.split, request.exporter))
     name = _name(repo, bool(path))
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
@@ -383,9 +385,9 @@ def _item(
     }
     facts |= {"split": request.split, "imatrix": matrix.key if weighted else None}
     packages = {name: metadata.version(name) for name in module.PACKAGES}
-    facts |= {"format": module.VERSION, "intermediate": module.intermediate(), **packages}
+    facts |= {"format": module.VERSION, "intermediate": module.intermediate(laid_out), **packages}
     recipe_key = key(facts)
-    options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options]))
+    options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options, laid_out.options]))
     artifact = kept(request.store, recipe_key, matrix.facts)
     file = module.file_name(name, level)
     return Item(level, file, laid_out.sizes[level.id], recipe_key, options, artifact)

@@ -301,7 +301,7 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
 def _prepared(request: Request, planned: Plan, source: Source, tell: Tell) -> Source:
     """The source with the graph that all levels are made of, where the format makes one."""
     module, store = planned.format, request.store
-    if not (facts := module.intermediate()):
+    if not (facts := module.intermediate(planned.blueprint)):
         return source
     pinned = {file.path: file.sha256 for file in source.files if file.path in {"config.json", *planned.shards}}
     graph_key = key({**facts, "inputs": pinned})
@@ -334,7 +334,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         target=target,
         card=planned.card,
         artifacts=artifacts,
-        versions={"hubq": __version__, **planned.format.versions()},
+        versions={"hubq": __version__, **planned.format.versions(planned.blueprint)},
         command=request.command.replace("{model}", _again(planned)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
         left_out=planned.blueprint.left_out,

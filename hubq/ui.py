@@ -324,22 +324,21 @@ def _show_plan(plan: Plan, console: Console) -> None:
     console.print(make_table(["variant", "file", "size", "bits/weight", "state"], rows))
 
 
-def show_environment(environment: Environment, state: State, as_json: bool) -> None:
-    """Whether a private environment is there, how large it is, and where."""
+def show_environments(found: Sequence[tuple[Environment, State]], as_json: bool) -> None:
+    """Whether private environments are there, how large they are, and where."""
     if as_json:
-        print_json(
-            {
-                "name": environment.name,
-                "folder": str(environment.folder),
-                "state": state.status,
-                "size": state.size,
-                "fault": state.fault,
-            }
-        )
+        print_json({"environments": [_environment_facts(environment, state) for environment, state in found]})
         return
-    told = f", {size(state.size)}" if state.size else ""
-    told += f": {state.fault}" if state.fault else ""
-    make_console(stderr=False).print(f"{environment.name}  {state.status}{told}  {environment.folder}", soft_wrap=True)
+    console = make_console(stderr=False)
+    for environment, state in found:
+        told = f", {size(state.size)}" if state.size else ""
+        told += f": {state.fault}" if state.fault else ""
+        console.print(f"{environment.name}  {state.status}{told}  {environment.folder}", soft_wrap=True)
+
+
+def _environment_facts(environment: Environment, state: State) -> dict[str, Any]:
+    facts = {"name": environment.name, "folder": str(environment.folder)}
+    return facts | {"state": state.status, "size": state.size, "fault": state.fault}
 
 
 def show_checks(checks: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -48,6 +48,7 @@ HOMES = {
     "matplotlib": "hubq.plot",
     "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
+    "mobius": "hubq.formats.onnx.worker",
     "optimum": "hubq.formats.onnx.worker",
     "onnx": "hubq.formats.onnx",
     "onnx_ir": "hubq.formats.onnx",

@@ -63,11 +63,13 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What shapes a file besides its level: the importance matrix, a custom recipe, the most bytes of one file (`split`)."""
+    """What shapes a file besides its level: the importance matrix, a custom recipe, the most bytes of one file (`split`), and
+    what turns a model into graphs."""
 
     imatrix: Imatrix | Expected | None = None
     custom: Custom | None = None
     split: int | None = None
+    exporter: str = "auto"
 
 
 def cores() -> int:

@@ -71,6 +71,11 @@ class Plan:
         return 0
 
     @property
+    def options(self) -> str:
+        """What shapes the files besides what the command line says: nothing."""
+        return ""
+
+    @property
     def exact(self) -> bool:
         """Whether sizes are exact."""
         return True
@@ -213,7 +218,7 @@ def with_imatrix(plan: Plan, imatrix: Imatrix) -> Plan:
     return replace(plan, layouts=layouts, imatrix=imatrix)
 
 
-def intermediate() -> dict[str, Any]:
+def intermediate(plan: Plan) -> dict[str, Any]:
     """Nothing: all levels are made of the source itself."""
     return {}
 
@@ -223,7 +228,7 @@ def beside(source: Source, release: Release) -> dict[str, bytes]:
     return {}
 
 
-def versions() -> dict[str, str]:
+def versions(plan: Plan) -> dict[str, str]:
     """The packages that make the files."""
     from importlib import metadata
 

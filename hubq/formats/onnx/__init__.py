@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ class Blueprint:
     has_chat_template: bool
     tensors: tuple[Tensor, ...]
     left_out: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def predicts(self) -> bool:
@@ -72,6 +73,7 @@ class Plan:
     blueprint: Blueprint
     levels: tuple[str, ...]
     imatrix: Imatrix | None
+    exporter: str = "optimum"
 
     @property
     def weights(self) -> int:
@@ -93,8 +95,22 @@ class Plan:
 
     @property
     def scratch(self) -> int:
-        """Bytes of disk that building takes besides the files: the exported graph, before and after it is put in order."""
-        return 2 * 4 * self.weights
+        """Bytes of disk that building takes besides the files: the exported graph, before and after it is put in order, and
+        what it is made in."""
+        return 2 * 4 * self.weights + self._environment
+
+    @property
+    def options(self) -> str:
+        """What the command line says of it besides its levels; the exporter that was found, for who makes it again."""
+        return "" if self.exporter == "optimum" else f"--exporter {self.exporter}"
+
+    @property
+    def _environment(self) -> int:
+        """Bytes of the environment that is to be made; it lies in the work store unless --work-dir moves that."""
+        from hubq.formats.onnx.exporters import EXPORTERS
+
+        chosen = EXPORTERS[self.exporter]
+        return 0 if chosen.environment.folder.is_dir() else chosen.size
 
     @property
     def exact(self) -> bool:
@@ -104,11 +120,14 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know before it begins."""
-        from hubq.formats.onnx.export import OPTIMUM
+        from hubq.formats.onnx.exporters import EXPORTERS
 
-        if OPTIMUM.folder.is_dir():
-            return ()
-        return (f"Optimum's environment is made first: 1.2 GB in {OPTIMUM.folder.parent}, some minutes",)
+        chosen = EXPORTERS[self.exporter]
+        told = [] if self.exporter == "optimum" else [f"{chosen.title} exports the graph"]
+        if self._environment:
+            where = chosen.environment.folder.parent
+            told.append(f"{chosen.title}'s environment is made first: {chosen.size / 1e9:.1f} GB in {where}, some minutes")
+        return tuple(told)
 
     @property
     def predicts(self) -> bool:
@@ -137,15 +156,12 @@ def choose_source(snapshot: Snapshot, wanted: str) -> str | None:
 
 
 def check_kind(config: Mapping[str, Any]) -> None:
-    """Raises Unsupported for a kind of model that cannot be exported, from its config alone; MissingExtra without onnx."""
+    """Raises Unsupported for a class of models that is not exported; MissingExtra without onnx."""
     from importlib.util import find_spec
-
-    from hubq.formats.onnx.export import refuse
 
     if missing := [name for name in ("onnx", "onnx_ir", "onnxruntime") if not find_spec(name)]:
         raise MissingExtra(f"ONNX files need {', '.join(missing)}", EXTRA)
     _task(config)
-    refuse(config)
 
 
 def _task(config: Mapping[str, Any]) -> str:
@@ -170,11 +186,14 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
     tied = bool(config.get("tie_word_embeddings", True)) and "lm_head.weight" in stored
     weights = sum(math.prod(tensor.shape) for name, tensor in stored.items() if not (tied and name == "lm_head.weight"))
     chats = (folder / "chat_template.jinja").is_file() or bool(read_settings(folder).get("chat_template"))
-    return Blueprint(_task(config), weights, chats, tensors)
+    return Blueprint(_task(config), weights, chats, tensors, config=config)
 
 
 def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Plan:
-    """What the levels of a model will be. Raises Usage for options that ONNX files do not have."""
+    """What the levels of a model will be. Raises Usage for options that ONNX files do not have, Unsupported where no exporter
+    takes the model."""
+    from hubq.formats.onnx.export import choose
+
     if options.custom or options.split:
         raise Usage("recipes and parts of a size are for GGUF levels", "leave out --tensor-type, --pure, --split-max-size")
     imatrix = options.imatrix
@@ -184,7 +203,8 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
         from hubq.formats.gguf.imatrix import stand_in
 
         imatrix = stand_in(imatrix, blueprint.tensors, head=True)
-    return Plan(blueprint, tuple(level.name for level in levels), imatrix)
+    exporter = choose(blueprint.config, blueprint.task, options.exporter)
+    return Plan(blueprint, tuple(level.name for level in levels), imatrix, exporter)
 
 
 # --- importance matrices, which are those of GGUF ---
@@ -225,21 +245,22 @@ def _importance(plan: Plan) -> dict[str, np.ndarray]:
 # --- files ---
 
 
-def versions() -> dict[str, str]:
+def versions(plan: Plan) -> dict[str, str]:
     """The packages that make the files."""
     from importlib import metadata
 
-    from hubq.formats.onnx.export import OPTIMUM
+    from hubq.formats.onnx.exporters import EXPORTERS
 
+    chosen = EXPORTERS[plan.exporter]
     names = ("numba", "numpy", "onnx", "onnx-ir", "onnxruntime")
-    return {name: metadata.version(name) for name in names} | {"optimum-onnx": OPTIMUM.pins["optimum-onnx"]}
+    return {name: metadata.version(name) for name in names} | {chosen.package: chosen.version}
 
 
-def intermediate() -> dict[str, Any]:
+def intermediate(plan: Plan) -> dict[str, Any]:
     """What decides the graph that all levels are made of, besides the source."""
-    from hubq.formats.onnx.export import OPTIMUM
+    from hubq.formats.onnx.exporters import EXPORTERS
 
-    return {"exporter": OPTIMUM.folder.name, "format": VERSION}
+    return {"exporter": EXPORTERS[plan.exporter].environment.folder.name, "format": VERSION}
 
 
 def make_intermediate(plan: Plan, source: Source, path: Path, tell: Callable[[str], None]) -> None:
@@ -250,7 +271,9 @@ def make_intermediate(plan: Plan, source: Source, path: Path, tell: Callable[[st
     from hubq.formats.onnx.export import export
 
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as aside:
-        made = export(source.folder, [file.path for file in source.files], plan.blueprint.task, Path(aside), tell)
+        made = export(
+            source.folder, [file.path for file in source.files], plan.blueprint.task, Path(aside), tell, plan.exporter
+        )
         tell("putting the graph into its normal form")
         model = graph.read(Path(aside) / made.graphs[0].file)
         graph.normalize(model)

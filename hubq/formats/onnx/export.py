@@ -1,7 +1,8 @@
-"""A model in Hub format becomes ONNX graphs: Optimum traces it in an environment of its own, from a clean folder.
+"""A model in Hub format becomes ONNX graphs: an exporter makes them in an environment of its own, from a clean folder.
 
 Optimum 2.1 works with transformers 4.57, which cannot live beside hubq's transformers 5: hubq.sealed runs it. What the clean
 folder holds is all that it sees: weights, and a config.json in the words of transformers 4.57, without what could load code.
+mobius sees config.json as it is, but for that.
 """
 
 from __future__ import annotations
@@ -20,13 +21,8 @@ from typing import Any
 from hubq import sealed
 from hubq.checkpoint import AGAIN, INDEX, SINGLE, Checkpoint, few, open_checkpoint
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
-from hubq.sealed import Environment
+from hubq.formats.onnx.exporters import AUTO, DECODERS, EXPORTERS, ROTARY, YARN, Exporter
 from hubq.source import read_config
-
-WORKER = Path(__file__).parent / "worker"
-OPTIMUM = Environment("optimum", WORKER / "requirements.txt", ("onnxruntime", "accelerate", "optimum.exporters.onnx"))
-# exporter -> where it runs, and what
-EXPORTERS = {"optimum": (OPTIMUM, WORKER / "export_optimum.py")}
 
 TEXT = ("input_ids", "attention_mask")
 # task -> file -> inputs and outputs that it must have; a name that ends in a dot stands for all that begin with it
@@ -45,6 +41,7 @@ TASKS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     },
 }
 
+DECODER = "text-generation-with-past"
 OTHER = "choose a level of another format: `hubq levels`"
 CHANGING = {"longrope", "su", "dynamic"}
 # settings that say how the weights are stored or who wrote them: Optimum is told the precision of the graph
@@ -93,18 +90,18 @@ def export(
     Raises Usage for an exporter or a task that is none, BadSource for a damaged source, Unsupported for a kind of model that
     the exporter does not know, HubqError where it fails.
     """
-    environment, script = _chosen(exporter, task)
+    chosen = _chosen(exporter, task)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as aside:
         clean, made = Path(aside, "model"), Path(aside, "graphs")
         clean.mkdir()
         made.mkdir()
-        kind = _put_together(folder, tuple(files), task, clean)
-        answer = sealed.call(environment, script, {"task": task, "dtype": "float32"}, clean, made, tell)
+        kind = _put_together(folder, tuple(files), task, clean, exporter)
+        answer = sealed.call(chosen.environment, chosen.script, {"task": task, "dtype": "float32"}, clean, made, tell)
         if "unsupported" in answer:
             raise _unsupported(exporter, kind, task, answer["unsupported"])
         if "misfits" in answer:
-            raise BadSource(f"the weights do not fit config.json: they lack {few(answer['misfits'])}", AGAIN)
+            raise _misfit(exporter, answer["misfits"])
         graphs = tuple(_checked(answer, name, made, contract) for name, contract in TASKS[task].items())
         exported = Export(graphs, exporter, answer["versions"])
         for name in exported.files:
@@ -112,12 +109,18 @@ def export(
     return exported
 
 
-def _chosen(exporter: str, task: str) -> tuple[Environment, Path]:
+def _chosen(exporter: str, task: str) -> Exporter:
     if task not in TASKS:
         raise Usage(f"ONNX files cannot be made for the task {task!r}", f"choose one of: {', '.join(TASKS)}")
     if exporter not in EXPORTERS:
         raise Usage(f"there is no exporter {exporter!r}", f"choose one of: {', '.join(EXPORTERS)}")
     return EXPORTERS[exporter]
+
+
+def _misfit(exporter: str, names: list[str]) -> HubqError:
+    if exporter == "mobius":  # its definitions of kinds of models are no transformers'
+        return Unsupported(f"mobius builds another model than these weights are of: see {few(names)}", OTHER)
+    return BadSource(f"the weights do not fit config.json: they lack {few(names)}", AGAIN)
 
 
 def _unsupported(exporter: str, kind: str, task: str, tasks: list[str]) -> Unsupported:
@@ -128,10 +131,12 @@ def _unsupported(exporter: str, kind: str, task: str, tasks: list[str]) -> Unsup
     )
 
 
-def _put_together(folder: Path, files: tuple[str, ...], task: str, clean: Path) -> str:
+def _put_together(folder: Path, files: tuple[str, ...], task: str, clean: Path, exporter: str = "optimum") -> str:
     """Fill the folder that the exporter sees. Returns the model's type."""
-    config = older(read_config((folder / "config.json").read_bytes()))
-    _rule_out(str(config.get("model_type")), config)
+    config = read_config((folder / "config.json").read_bytes())
+    refuse(config, exporter)
+    if exporter == "optimum":
+        config = older(config)
     if task == "text-classification" and config.get("pad_token_id") is None:
         config["pad_token_id"] = _padding(folder, files)
     (clean / "config.json").write_text(json.dumps(config, indent=1))
@@ -140,14 +145,18 @@ def _put_together(folder: Path, files: tuple[str, ...], task: str, clean: Path) 
             _decode(checkpoint, clean / SINGLE)
         else:
             for name in {tensor.path for tensor in checkpoint.tensors.values()} | ({INDEX} & set(files)):
-                _link(folder / name, clean / name)
+                _link(folder / name, clean / name, exporter == "mobius")
     return str(config.get("model_type"))
 
 
-def _link(path: Path, link: Path) -> None:
+def _link(path: Path, link: Path, hard: bool) -> None:
+    """Show a file in another folder; `hard` for programs that follow no links out of a folder."""
     try:
-        link.symlink_to(path.absolute())
-    except OSError:  # Windows may not allow it
+        if hard:
+            os.link(path.resolve(), link)
+        else:
+            link.symlink_to(path.absolute())
+    except OSError:  # another disk, or Windows, which may not allow it
         shutil.copyfile(path, link)
 
 
@@ -226,18 +235,68 @@ def older(config: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def refuse(config: Mapping[str, Any]) -> None:
-    """Raise Unsupported for a model that cannot be exported, from its config alone."""
-    told = older(config)
-    _rule_out(str(told.get("model_type")), told)
+def choose(config: Mapping[str, Any], task: str, wanted: str = AUTO) -> str:
+    """The exporter of a model, known from its config alone: the one `wanted`, or the first that takes it.
+
+    Raises Usage for one that is none, and Unsupported for a model that it does not take: where none does, in the words of the
+    first, or of the one that knows its kind.
+    """
+    if wanted != AUTO:
+        _chosen(wanted, task)
+        _check_kind(config, task, wanted)
+        refuse(config, wanted)
+        return wanted
+    kind = str(config.get("model_type"))
+    name = next((name for name in EXPORTERS if _knows(name, kind, task)), None)
+    if name is None:
+        raise Unsupported(f"no exporter takes a decoder of type {kind[:100]!r} to ONNX", OTHER)
+    refuse(config, name)
+    return name
 
 
-def _rule_out(kind: str, config: Mapping[str, Any]) -> None:
-    """Raise Unsupported for a rotary embedding that changes with the length of the text: a trace holds one branch of it."""
-    scaling = config.get("rope_scaling") or {}
+def _knows(exporter: str, kind: str, task: str) -> bool:
+    """Whether an exporter takes such models; those that are no decoders are Optimum's, which says itself what it takes."""
+    return kind in DECODERS[exporter] if task == DECODER else exporter == "optimum"
+
+
+def _check_kind(config: Mapping[str, Any], task: str, exporter: str) -> None:
+    kind = str(config.get("model_type"))
+    if not _knows(exporter, kind, task):
+        others = [name for name in EXPORTERS if _knows(name, kind, task)]
+        raise Unsupported(
+            f"{EXPORTERS[exporter].title} does not export a model of type {kind[:100]!r} for {task}",
+            f"take --exporter {others[0]}, or leave it out" if others else OTHER,
+        )
+
+
+def refuse(config: Mapping[str, Any], exporter: str) -> None:
+    """Raise Unsupported for settings of config.json that the graphs of an exporter do not follow."""
+    told = older(config) if exporter == "optimum" else config
+    scaling = told.get("rope_scaling") or told.get("rope_parameters") or {}
     how = scaling.get("rope_type", scaling.get("type", "default"))
-    if how in CHANGING or (kind == "phi3" and how != "default"):  # phi3 takes every name for longrope
-        raise Unsupported(f"a traced graph cannot follow the rotary embedding {how!r}, which changes with the length", OTHER)
+    if how in CHANGING or (told.get("model_type") == "phi3" and how != "default"):  # phi3 takes every name for longrope
+        raise Unsupported(f"an exported graph cannot follow the rotary embedding {how!r}, which changes with the length", OTHER)
+    if exporter == "mobius" and (ignored := _ignored(config, how)):
+        raise Unsupported(f"mobius would leave out what config.json says of {ignored}", OTHER)
+
+
+def _ignored(config: Mapping[str, Any], rotary: str) -> str:
+    """The settings of a model that mobius builds it without; empty where there are none."""
+    follows = ROTARY | ({"yarn"} if config.get("model_type") in YARN else set())
+    found = {
+        f"the rotary embedding {rotary!r}": rotary not in follows,
+        "sliding windows": _slides(config),
+        "clip_qkv": bool(config.get("clip_qkv")),
+    }
+    return " and ".join(name for name, is_there in found.items() if is_there)
+
+
+def _slides(config: Mapping[str, Any]) -> bool:
+    """Whether there are layers that do not see a whole text, as long as texts may be."""
+    window, longest = int(config.get("sliding_window") or 0), int(config.get("max_position_embeddings") or 0)
+    if layers := config.get("layer_types"):
+        return any(name != "full_attention" for name in layers) and window < longest
+    return 0 < window < longest and bool(config.get("use_sliding_window", True))
 
 
 def _every(layers: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ import tiny
 from hubq import sealed
 from hubq.formats import parse_levels
 from hubq.formats.onnx import engine
-from hubq.formats.onnx.export import OPTIMUM
+from hubq.formats.onnx.exporters import OPTIMUM
 from hubq.formats.onnx.levels import LEVELS, file_name
 from hubq.formats.onnx.quantize import quantize
 from hubq.plan import Request

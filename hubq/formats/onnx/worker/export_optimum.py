@@ -1,4 +1,4 @@
-"""Exports a model with Optimum. Runs in the environment of requirements.txt, without hubq: hubq.sealed.call calls `main`."""
+"""Exports a model with Optimum. Runs in the environment of optimum.txt, without hubq: hubq.sealed.call calls `main`."""
 
 from __future__ import annotations
 
