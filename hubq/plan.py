@@ -384,8 +384,8 @@ def _item(
         "custom": request.custom and asdict(request.custom),
     }
     facts |= {"split": request.split, "imatrix": matrix.key if weighted else None}
-    packages = {name: metadata.version(name) for name in module.PACKAGES}
-    facts |= {"format": module.VERSION, "intermediate": module.intermediate(laid_out), **packages}
+    packages = {name: metadata.version(name) for name in (*module.PACKAGES, *module.EXTRAS.get(level.name, ()))}
+    facts |= {"format": module.VERSION, "intermediate": module.intermediate(laid_out, level.name), **packages}
     recipe_key = key(facts)
     options = " ".join(filter(None, [request.imatrix_options if weighted else "", request.options, laid_out.options]))
     artifact = kept(request.store, recipe_key, matrix.facts)

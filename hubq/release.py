@@ -288,7 +288,7 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
             for level in missing:
                 tell(Event("build", level, done, total))
 
-        source = _prepared(request, planned, source, tell)
+        source = _prepared(request, planned, source, [item.level.name for item in missing.values()], tell)
         with _cleared(paths.values()):
             for artifact in planned.format.build(planned.blueprint, source, paths, progress):
                 item = missing[artifact.level]
@@ -298,10 +298,11 @@ def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple
     return tuple(found[item.level.id] for item in planned.items)
 
 
-def _prepared(request: Request, planned: Plan, source: Source, tell: Tell) -> Source:
-    """The source with the graph that all levels are made of, where the format makes one."""
+def _prepared(request: Request, planned: Plan, source: Source, levels: Sequence[str], tell: Tell) -> Source:
+    """The source with the graph that levels are made of, where the format makes one for any of these."""
     module, store = planned.format, request.store
-    if not (facts := module.intermediate(planned.blueprint)):
+    facts = next(filter(None, (module.intermediate(planned.blueprint, level) for level in levels)), None)
+    if facts is None:
         return source
     pinned = {file.path: file.sha256 for file in source.files if file.path in {"config.json", *planned.shards}}
     graph_key = key({**facts, "inputs": pinned})

@@ -84,6 +84,17 @@ except Exception as error:
     print({FAILED!r} + " ".join(f"{{type(error).__name__}}: {{error}}".split())[:500], file=sys.stderr, flush=True)
     os._exit(1)
 """
+# runs a module as a program, and refuses connections
+OWN = """
+import runpy, sys
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise PermissionError("there is no network here")
+sys.addaudithook(refuse)
+module = sys.argv[1]
+sys.argv = sys.argv[1:]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 # prints the first pinned package that is not there in full; RECORD lists a package's files with their sizes
 CHECK = """
 import importlib.metadata, json, os, sys
@@ -279,6 +290,16 @@ def call(
             return json.loads(answer.read())
         except ValueError:
             raise HubqError(f"{script.stem} ended without an answer", REPORT) from None
+
+
+def run_module(module: str, arguments: Sequence[str], tell: Tell = lambda line: None) -> None:
+    """Run a module of this very environment as a program that sees no settings of the user, no token and no network.
+
+    `tell` takes the lines that it writes. Raises HubqError with the last one where it fails.
+    """
+    with _clean() as settings:
+        command = [sys.executable, "-sP", "-c", OWN, module, *arguments]
+        _run(command, settings | {"PYTHONPATH": str(Path(__file__).parents[1])}, tell)
 
 
 def _pass_on(line: str, tell: Tell) -> None:

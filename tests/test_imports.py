@@ -53,6 +53,7 @@ HOMES = {
     "onnx": "hubq.formats.onnx",
     "onnx_ir": "hubq.formats.onnx",
     "onnxruntime": "hubq.formats.onnx",
+    "onnxruntime_genai": "hubq.formats.onnx.genai",
     "pydantic": "hubq.record",
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RUNTIME = "llama.cpp"
 VERSION = 3
 PACKAGES = ("gguf",)  # whose versions have a say in the files
+EXTRAS: dict[str, tuple[str, ...]] = {}
 WORDS = Words(
     title="GGUF",
     library="gguf",
@@ -218,7 +219,7 @@ def with_imatrix(plan: Plan, imatrix: Imatrix) -> Plan:
     return replace(plan, layouts=layouts, imatrix=imatrix)
 
 
-def intermediate(plan: Plan) -> dict[str, Any]:
+def intermediate(plan: Plan, level: str) -> dict[str, Any]:
     """Nothing: all levels are made of the source itself."""
     return {}
 

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from hubq.checkpoint import StoredTensor
     from hubq.formats.gguf.imatrix import Imatrix
     from hubq.formats.gguf.tensors import Tensor
+    from hubq.formats.onnx.quantize import Made
 
 ALIASES: dict[str, str] = {}
 RUNTIME = "onnxruntime"
 VERSION = 1
 PACKAGES = ("onnx", "onnx-ir", "onnxruntime")  # whose versions have a say in the files
+EXTRAS = {"genai-int4": ("onnxruntime-genai", "torch", "transformers")}  # and of single levels
 FOLDER = "onnx"  # of a repository, where transformers.js and Optimum look
 EXTRA = 'pip install "hubq[onnx]"'
 WORDS = Words(
@@ -109,6 +111,8 @@ class Plan:
         """Bytes of the environment that is to be made; it lies in the work store unless --work-dir moves that."""
         from hubq.formats.onnx.exporters import EXPORTERS
 
+        if not any(intermediate(self, level) for level in self.levels):
+            return 0
         chosen = EXPORTERS[self.exporter]
         return 0 if chosen.environment.folder.is_dir() else chosen.size
 
@@ -192,6 +196,7 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
 def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Plan:
     """What the levels of a model will be. Raises Usage for options that ONNX files do not have, Unsupported where no exporter
     takes the model."""
+    from hubq.formats.onnx import genai
     from hubq.formats.onnx.export import choose
 
     if options.custom or options.split:
@@ -203,6 +208,8 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
         from hubq.formats.gguf.imatrix import stand_in
 
         imatrix = stand_in(imatrix, blueprint.tensors, head=True)
+    if genai.LEVEL in (level.name for level in levels):
+        genai.check(blueprint.config)
     exporter = choose(blueprint.config, blueprint.task, options.exporter)
     return Plan(blueprint, tuple(level.name for level in levels), imatrix, exporter)
 
@@ -252,13 +259,19 @@ def versions(plan: Plan) -> dict[str, str]:
     from hubq.formats.onnx.exporters import EXPORTERS
 
     chosen = EXPORTERS[plan.exporter]
-    names = ("numba", "numpy", "onnx", "onnx-ir", "onnxruntime")
-    return {name: metadata.version(name) for name in names} | {chosen.package: chosen.version}
+    names = ["numba", "numpy", "onnx", "onnx-ir", "onnxruntime"]
+    names += [name for level in plan.levels for name in EXTRAS.get(level, ())]
+    exporter = {chosen.package: chosen.version} if any(intermediate(plan, level) for level in plan.levels) else {}
+    return {name: metadata.version(name) for name in names} | exporter
 
 
-def intermediate(plan: Plan) -> dict[str, Any]:
-    """What decides the graph that all levels are made of, besides the source."""
+def intermediate(plan: Plan, level: str) -> dict[str, Any]:
+    """What decides the graph that a level is made of, besides the source; empty where it is made of the source itself."""
     from hubq.formats.onnx.exporters import EXPORTERS
+    from hubq.formats.onnx.levels import scheme
+
+    if scheme(level, plan.predicts).way == "builder":
+        return {}
 
     return {"exporter": EXPORTERS[plan.exporter].environment.folder.name, "format": VERSION}
 
@@ -282,15 +295,10 @@ def make_intermediate(plan: Plan, source: Source, path: Path, tell: Callable[[st
 
 def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Callable[[int, int], None]) -> Iterator[Artifact]:
     """Write the levels in `paths` (full name -> new file), one after another, each tried in a process of its own."""
-    from hubq.formats.onnx.engine import load_test
-    from hubq.formats.onnx.quantize import quantize
-
-    assert source.graph
     importance = _importance(plan)
     for done, (level, path) in enumerate(paths.items()):
         progress(done, len(paths))
-        made = quantize(source.graph, level.partition(":")[2], path, importance)
-        load_test(path)
+        made, folder = _make(source, level.partition(":")[2], path, importance)
         files = tuple(RepoFile(file.name, file.stat().st_size, sha256(file)) for file in made.files)
         yield Artifact(
             level=level,
@@ -303,8 +311,23 @@ def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Calla
             key="",
             parts=files if len(files) > 1 else (),
             imatrix=plan.imatrix.sha256 if plan.imatrix and level in plan.weighted else None,
-            folder=FOLDER,
+            folder=folder,
         )
+
+
+def _make(source: Source, level: str, path: Path, importance: Mapping[str, np.ndarray]) -> tuple[Made, str]:
+    """Write a level, try it in a process of its own, and say which folder of a repository it belongs in."""
+    from hubq.formats.onnx import engine, genai
+    from hubq.formats.onnx.quantize import Made, quantize
+
+    if level == genai.LEVEL:
+        files, types = genai.build(source, path)
+        genai.load_test(path)
+        return Made(files, types, 0), genai.FOLDER
+    assert source.graph
+    made = quantize(source.graph, level, path, importance)
+    engine.load_test(path)
+    return made, FOLDER
 
 
 def file_name(model: str, level: Level) -> str:

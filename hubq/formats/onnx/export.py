@@ -22,7 +22,7 @@ from hubq import sealed
 from hubq.checkpoint import AGAIN, INDEX, SINGLE, Checkpoint, few, open_checkpoint
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats.onnx.exporters import AUTO, DECODERS, EXPORTERS, ROTARY, YARN, Exporter
-from hubq.source import read_config
+from hubq.source import read_config, without_code
 
 TEXT = ("input_ids", "attention_mask")
 # task -> file -> inputs and outputs that it must have; a name that ends in a dot stands for all that begin with it
@@ -140,13 +140,29 @@ def _put_together(folder: Path, files: tuple[str, ...], task: str, clean: Path, 
     if task == "text-classification" and config.get("pad_token_id") is None:
         config["pad_token_id"] = _padding(folder, files)
     (clean / "config.json").write_text(json.dumps(config, indent=1))
+    _put_weights(folder, files, clean, exporter == "mobius")
+    return str(config.get("model_type"))
+
+
+def clean_folder(folder: Path, files: Sequence[str], clean: Path, small: Sequence[str] = ()) -> None:
+    """Fill an empty folder with a model as it is, but for what could load code: config.json, weights, and the `small` files."""
+    config = read_config((folder / "config.json").read_bytes())
+    (clean / "config.json").write_text(json.dumps(config, indent=1))
+    for name in set(small) & set(files):
+        document = (folder / name).read_bytes()
+        if name.endswith("_config.json"):
+            document = json.dumps(without_code(json.loads(document)), indent=1).encode()
+        (clean / name).write_bytes(document)
+    _put_weights(folder, tuple(files), clean, False)
+
+
+def _put_weights(folder: Path, files: tuple[str, ...], clean: Path, hard: bool) -> None:
     with open_checkpoint(folder, files) as checkpoint:
         if any(tensor.scale for tensor in checkpoint.tensors.values()):
             _decode(checkpoint, clean / SINGLE)
         else:
             for name in {tensor.path for tensor in checkpoint.tensors.values()} | ({INDEX} & set(files)):
-                _link(folder / name, clean / name, exporter == "mobius")
-    return str(config.get("model_type"))
+                _link(folder / name, clean / name, hard)
 
 
 def _link(path: Path, link: Path, hard: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hubq.formats.checks import Differs, NotChecked, logits, outcome
-from hubq.formats.onnx import engine, graph
+from hubq.formats.onnx import engine, genai, graph
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Measurement, Source
 
@@ -43,6 +43,9 @@ def check(
 
 def _runs(file: Artifact) -> str:
     """It loads and runs in a process of its own, and gives finite numbers."""
+    if file.folder == genai.FOLDER:
+        genai.load_test(file.path)
+        return "onnxruntime and onnxruntime-genai load it in fresh processes, run it and generate the same"
     engine.load_test(file.path)
     return "onnxruntime loads it in a fresh process and runs it"
 

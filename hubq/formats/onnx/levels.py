@@ -18,11 +18,11 @@ class Scheme:
 
     `way` names how: `keep` leaves them, `blocks` rounds blocks of a row to `bits` bits (MatMulNBits, GatherBlockQuantized),
     `dynamic` rounds columns to 8 bits and the activations while the model runs (MatMulInteger), `nf4` rounds blocks to the
-    16 values of NormalFloat (MatMulBnb4). `symmetric` blocks have no zero points, `unsigned` is for `dynamic`, `half` stores
-    what stays a float in 16 bits.
+    16 values of NormalFloat (MatMulBnb4), `builder` leaves all to onnxruntime-genai. `symmetric` blocks have no zero points,
+    `unsigned` is for `dynamic`, `half` stores what stays a float in 16 bits.
     """
 
-    way: Literal["keep", "blocks", "dynamic", "nf4"]
+    way: Literal["keep", "blocks", "dynamic", "nf4", "builder"]
     bits: int = 32
     symmetric: bool = False
     unsigned: bool = False
@@ -48,6 +48,7 @@ BLOCKS_4_HALF = Scheme("blocks", 4, half=True)
 INT8 = Scheme("dynamic", 8)
 UINT8 = Scheme("dynamic", 8, unsigned=True)
 NF4 = Scheme("nf4", 4)
+BUILDER = Scheme("builder", 4, symmetric=True)
 
 # best first; the order of `hubq levels` and of cards
 TABLE: dict[str, Row] = {
@@ -59,6 +60,7 @@ TABLE: dict[str, Row] = {
     "q4": Row("_q4", 5.125, "4 bits in blocks of 32 with an offset, embeddings too", BLOCKS_4, BLOCKS_4),
     "q4f16": Row("_q4f16", 4.625, "q4 with half precision for all else, for WebGPU", BLOCKS_4_HALF, BLOCKS_4_HALF),
     "bnb4": Row("_bnb4", 4.5, "4-bit NormalFloat in blocks of 64; superseded by q4", NF4, NF4, special=True),
+    "genai-int4": Row("", 5.125, "a folder for onnxruntime-genai, 4 bits in blocks of 32", BUILDER, BUILDER, special=True),
 }
 
 LEVELS: dict[str, Level] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hubq.formats.onnx import genai
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Release, Source
 from hubq.source import HUB_ID
@@ -38,7 +39,9 @@ def beside(source: Source, release: Release) -> dict[str, bytes]:
 
 
 def _settings(release: Release) -> dict[str, Any]:
-    external = {file.path.name: len(file.parts) - 1 for file in release.artifacts if file.parts}
+    external = {file.path.name: len(file.parts) - 1 for file in _dtypes(release) if file.parts}
+    if not _dtypes(release):
+        return {}
     return {"dtype": _name(_first(release))} | ({"use_external_data_format": external} if external else {})
 
 
@@ -46,18 +49,46 @@ def _name(file: Artifact) -> str:
     return file.level.partition(":")[2]
 
 
+def _dtypes(release: Release) -> list[Artifact]:
+    """The files that transformers.js can take."""
+    return [file for file in release.artifacts if _name(file) != genai.LEVEL]
+
+
 def _first(release: Release) -> Artifact:
     """The file that somebody gets who does not choose."""
-    by_name = {_name(file): file for file in release.artifacts}
-    return next((by_name[name] for name in (*PREFERRED, *LEVELS) if name in by_name), release.artifacts[0])
+    by_name = {_name(file): file for file in _dtypes(release)}
+    return next(by_name[name] for name in (*PREFERRED, *LEVELS) if name in by_name)
 
 
 def usage(release: Release) -> str:
     """Markdown that runs a release's files in transformers.js and in Python; no heading of its own."""
-    if not release.artifacts:
-        return ""
-    file, hub = _first(release), HUB_ID.fullmatch(release.target)
-    model = release.target if hub else "./folder-of-this-card"
+    model = release.target if HUB_ID.fullmatch(release.target) else "./folder-of-this-card"
+    blocks = _dtype_blocks(release, model) if _dtypes(release) else []
+    if len(_dtypes(release)) < len(release.artifacts):
+        blocks.append(_genai_block(model))
+    return "\n\n".join(blocks) + "\n" if blocks else ""
+
+
+def _genai_block(model: str) -> str:
+    fetch = [f"hf download {model} --include '{genai.FOLDER}/*' --local-dir ."] if HUB_ID.fullmatch(model) else []
+    script = [
+        "import onnxruntime_genai as og",
+        f'model = og.Model("{genai.FOLDER}")',
+        "tokenizer, settings = og.Tokenizer(model), og.GeneratorParams(model)",
+        "settings.set_search_options(max_length=100)",
+        "generator = og.Generator(model, settings)",
+        'generator.append_tokens(tokenizer.encode("Once upon a time"))',
+        "while not generator.is_done():",
+        "    generator.generate_next_token()",
+        "print(tokenizer.decode(generator.get_sequence(0)))",
+    ]
+    blocks = [_block("**onnxruntime-genai** (`pip install onnxruntime-genai`)", "sh", fetch)] if fetch else []
+    title = "" if fetch else "**onnxruntime-genai** (`pip install onnxruntime-genai`), in the folder of this card"
+    return "\n\n".join([*blocks, _block(title, "py", script).strip()])
+
+
+def _dtype_blocks(release: Release, model: str) -> list[str]:
+    file = _first(release)
     task = next((task for ending, task in TASKS.items() if release.architecture.endswith(ending)), "feature-extraction")
     script = [
         'import { pipeline } from "@huggingface/transformers";',
@@ -72,8 +103,8 @@ def usage(release: Release) -> str:
     blocks = [_block("**transformers.js** (`npm i @huggingface/transformers`)", "js", script)]
     if kind:
         blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", python))
-    names = ", ".join(f"`{_name(file)}`" for file in release.artifacts)
-    return "\n\n".join([*blocks, f"`dtype` picks the file: {names}."]) + "\n"
+    names = ", ".join(f"`{_name(file)}`" for file in _dtypes(release))
+    return [*blocks, f"`dtype` picks the file: {names}."]
 
 
 def _block(title: str, language: str, lines: list[str]) -> str:

@@ -37,7 +37,7 @@ def main(request: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]
         return {"unsupported": [TASK] if config.get("model_type") in registry else []}
     tell("building the graph")
     unused = _watch_weights(mobius.ModelPackage)
-    # "default" keeps to ONNX's own operators: graphs fused for a provider fail or differ for partial rotary embeddings and others
+    # "default" keeps to ONNX's own operators: graphs fused for a provider fail for partial rotary embeddings and others
     package = mobius.build(str(folder), dtype="f32" if request["dtype"] == "float32" else "f16", execution_provider="default")
     model = package["model"]
     empty = [name for name, value in model.graph.initializers.items() if value.const_value is None]
