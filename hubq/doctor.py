@@ -21,6 +21,7 @@ PACKAGES = {
     "transformers": ("the reference model and the engine `weights`", "pip install transformers"),
     "onnx": ("writing ONNX files", "pip install 'hubq[onnx]'"),
     "onnxruntime": ("writing ONNX files, and the engine `onnxruntime`: what their users will run", "pip install 'hubq[onnx]'"),
+    "onnxruntime-genai": ("the level onnx:genai-int4", "pip install 'hubq[genai]'"),
     "llama-cpp-python": ("the engine `llama.cpp`: what users of the files will run", "pip install 'hubq[llama]'"),
 }
 

@@ -35,7 +35,7 @@ class Request:
     with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the release again, and
     `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a checkout whose
     converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the first window.
-    converter takes models that hubq does not know; `exporter` is that of ONNX graphs.
+    `exporter` is that of ONNX graphs.
     """
 
     model: str

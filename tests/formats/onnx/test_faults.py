@@ -1,4 +1,4 @@
-"""What goes wrong on the way from a model to ONNX files ends in a clear error; nothing bad is pushed, nothing half-written stays.
+"""What goes wrong on the way from a model to ONNX files ends in a clear error; nothing bad is pushed or left half-written.
 
 A disk without room is a limit on the size of files, which the exporter in its own environment inherits.
 """
