@@ -34,14 +34,12 @@ TASKS |= {"ForTokenClassification": "token-classification"}
 def beside(source: Source, release: Release) -> dict[str, bytes]:
     """config.json for all graphs that `release` has, and the source's tokenizer and settings of generation."""
     files = {name: (source.folder / name).read_bytes() for name in COPIED if (source.folder / name).is_file()}
-    config = {**source.config, "transformers.js_config": _settings(release)}
+    config = dict(source.config) | ({"transformers.js_config": _settings(release)} if _dtypes(release) else {})
     return files | {"config.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def _settings(release: Release) -> dict[str, Any]:
     external = {file.path.name: len(file.parts) - 1 for file in _dtypes(release) if file.parts}
-    if not _dtypes(release):
-        return {}
     return {"dtype": _name(_first(release))} | ({"use_external_data_format": external} if external else {})
 
 
