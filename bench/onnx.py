@@ -1,11 +1,12 @@
-"""ONNX levels of a model: size, loss, time to make and time to decode, beside those of onnxruntime's own 4-bit quantizer.
+"""ONNX levels of a model: size, loss, time to make and time to decode, beside those of onnxruntime's own quantizers.
 
-    python bench/onnx.py MODEL TEXT [--calibration TEXT] [--levels A,B] [--windows N] [--json]
+    python bench/onnx.py MODEL TEXT [--calibration TEXT] [--levels A,B] [--windows N] [--hqq] [--json]
 
 MODEL is a folder in Hub format, TEXT a file to measure on (.txt, .jsonl); with --calibration the levels in blocks are made with
 an importance matrix, too. Loss is against the exported graph in float32, in onnxruntime, over the first windows of 512 tokens.
 Seconds are of the processor, on all cores; decoding is the median of ten tokens behind 32, in milliseconds of the processor.
-`rtn` is the peer: onnxruntime's MatMulNBitsQuantizer in its default mode with the settings of q4. Needs hubq[onnx].
+RTN is onnxruntime's MatMulNBitsQuantizer in its default mode with the settings of q8 and q4; with --hqq its HQQ is made, too,
+which takes minutes. Needs hubq[onnx].
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ sys.path.remove(str(Path(__file__).parent))  # this file has the name of a packa
 from hubq import calibrate, reference, score, text
 from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.imatrix import weights
-from hubq.formats.onnx import engine, graph
+from hubq.formats.onnx import blocks, engine, graph
 from hubq.formats.onnx.export import export
 from hubq.formats.onnx.levels import LEVELS
 from hubq.formats.onnx.quantize import quantize
@@ -71,17 +72,26 @@ def stored(source: Source) -> Iterator[tuple[str, np.ndarray]]:
             yield name, checkpoint.read(name)
 
 
-def rtn(plain: Path, path: Path) -> None:
-    """onnxruntime's own 4 bits: blocks of 32 with zero points, embeddings too."""
+# onnxruntime's own quantizers: what each is told, besides blocks of 32
+PEERS: dict[str, dict[str, Any]] = {
+    "RTN, 8 bits": {"bits": 8, "is_symmetric": True, "accuracy_level": 4},
+    "RTN, 4 bits": {"is_symmetric": False, "accuracy_level": 4, "op_types_to_quantize": ("MatMul", "Gather")},
+    "HQQ, 4 bits": {"algo_config": "HQQWeightOnlyQuantConfig"},
+}
+
+
+def peer(plain: Path, settings: Mapping[str, Any], path: Path) -> None:
+    """A level of onnxruntime's MatMulNBitsQuantizer, which sees a tied head only as a constant of its own."""
     import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization import matmul_nbits_quantizer as theirs
 
     model = graph.read(plain)
     graph.untie(model)
     whole = graph.save(model, path.with_suffix(".untied"))[0]
-    rounded = MatMulNBitsQuantizer(
-        onnx.load(whole), block_size=32, is_symmetric=False, accuracy_level=4, op_types_to_quantize=("MatMul", "Gather")
-    )
+    settings = dict(settings)
+    if "algo_config" in settings:
+        settings["algo_config"] = getattr(theirs, settings["algo_config"])(block_size=32, bits=4)
+    rounded = theirs.MatMulNBitsQuantizer(onnx.load(whole), block_size=32, **settings)
     rounded.process()
     onnx.save(rounded.model.model, path)
     whole.unlink()
@@ -105,12 +115,15 @@ def main() -> None:
     parser.add_argument("--calibration")
     parser.add_argument("--levels", default=",".join(LEVELS))
     parser.add_argument("--windows", type=int, default=10)
+    parser.add_argument("--hqq", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     config = read_config((asked.model / "config.json").read_bytes())
     source = Source(asked.model.name, "", asked.model, config, {}, ())
     windows = text.windows(source, text.TextSpec(asked.text, None, windows=asked.windows, seed=None))
-    console, rows = Console(stderr=True), []
+    console = Console(stderr=True)
+    rows: list[dict[str, Any]] = []
+    known: list[Any] = []  # what the reference says, kept for all levels
     with tempfile.TemporaryDirectory() as folder:
         raw, out = Path(folder, "raw"), Path(folder)
         export(asked.model, [path.name for path in asked.model.iterdir()], "text-generation-with-past", raw, console.print)
@@ -124,21 +137,26 @@ def main() -> None:
             calibration = text.windows(source, text.TextSpec(asked.calibration, None, windows=64))
             console.print(f"{text.shared_runs(windows, calibration)} runs of 64 tokens are in both texts")
             weighed = importance(source, calibration)
-            for level in [level for level in ("q8", "q4") if level in ways]:
+            for level in [level for level in ("q8", "q4_mixed", "q4") if level in ways]:
                 ways[f"{level} + matrix"] = lambda path, level=level: quantize(plain, level, path, weighed)
-        ways["rtn"] = lambda path: rtn(plain, path)
+        for name, settings in PEERS.items():
+            if asked.hqq or not name.startswith("HQQ"):
+                ways[name] = lambda path, settings=settings: peer(plain, settings, path)
+        for bits in (4, 8):  # kernels are compiled on first use
+            blocks.pack(np.ones((1, 32), np.float32), bits)
         for name, make in ways.items():
-            path = out / f"{name.replace(' + ', '-')}.onnx"
+            path = out / f"{len(rows)}.onnx"
             seconds = spent(lambda make=make, path=path: make(path))
-            rows.append(measured(name, path, plain, windows, seconds))
+            rows.append(measured(name, path, plain, windows, known, seconds))
             console.print(rows[-1])
             path.unlink()
     print(json.dumps(rows, indent=1)) if asked.json else Console().print(table(rows))
 
 
-def measured(name: str, path: Path, plain: Path, windows: text.Windows, seconds: float) -> dict[str, Any]:
+def measured(name: str, path: Path, plain: Path, windows: text.Windows, known: list[Any], seconds: float) -> dict[str, Any]:
     size = path.stat().st_size + sum((path.parent / data).stat().st_size for data in graph.data_files(path))
-    found = list(score.measure(windows, lambda: engine.load(plain), {("level", "onnxruntime"): lambda: engine.load(path)}))[-1]
+    variants = {("level", "onnxruntime"): lambda: engine.load(path)}
+    found = list(score.measure(windows, lambda: engine.load(plain), variants, known=known))[-1]
     values = {key: (found.values[key].value, found.values[key].stderr) for key in ("ppl", "kld", "top1")}
     return {"level": name, "mb": size / 1e6, **values, "seconds": seconds, "decode_ms": decoding(path)}
 

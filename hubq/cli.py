@@ -20,6 +20,8 @@ from hubq.errors import HubqError, Usage
 
 if TYPE_CHECKING:
     from hubq.formats.gguf.recipe import Custom
+    from hubq.nouns import Level
+    from hubq.plan import Request
     from hubq.sealed import Environment
     from hubq.text import TextSpec
 
@@ -87,6 +89,9 @@ def publish(
     split_max_size: Annotated[
         str | None, typer.Option(help="Most bytes of one file, as 300M or 2G; larger ones are split.")
     ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Hardware that ONNX levels are for: cpu, arm64, avx2, avx512, avx512_vnni, cuda, webgpu.")
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Build, measure, push and delete one level after another, for small disks.")
     ] = False,
@@ -140,7 +145,11 @@ def publish(
         )
         if llama_cpp and not llama_cpp.is_dir():
             raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
-        requests = [replace(request, levels=tuple(group)) for _, group in groupby(chosen, lambda level: level.format)]
+        if target and not any(level.format == "onnx" for level in chosen):
+            raise Usage(f"--target {target}: GGUF files are the same for all hardware", "leave it out, or add an ONNX level")
+        requests = [
+            _of_format(request, name, tuple(group), target) for name, group in groupby(chosen, lambda level: level.format)
+        ]
         if to and len(requests) > 1 and is_repository(to):
             raise Usage(f"--to {to}: one repository, for levels of two formats", "name a folder, or leave --to out")
         if dry_run:
@@ -150,6 +159,14 @@ def publish(
         with ui.Screen(quiet) as screen:
             results = [run(request, screen.tell, known) for request in requests]
         ui.show_results(results, as_json)
+
+
+def _of_format(request: Request, name: str, levels: tuple[Level, ...], target: str | None) -> Request:
+    """The request for the levels of one format; hardware matters to ONNX files alone."""
+    if name != "onnx" or target is None:
+        return replace(request, levels=levels)
+    options = f"{request.options} {shlex.join(['--target', target])}".strip()
+    return replace(request, levels=levels, target=target, options=options)
 
 
 def _text(dataset: str, split: str, field: str, windows: str, seed: int, option: str = "--windows") -> TextSpec:

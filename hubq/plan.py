@@ -31,11 +31,11 @@ class Request:
 
     `model` is a Hub id with an optional @revision, or a folder; `hub` a folder to look for ids in, instead of the Hub; `to` a
     Hub id or a folder that acts as a hub (None: the user's account on the Hub); without `text` nothing is measured. `imatrix`
-    is the file of an importance matrix, or the text to compute one from. `custom` and `split` are those of formats.Options;
-    with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the release again, and
-    `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a checkout whose
-    converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the first window.
-    `exporter` is that of ONNX graphs.
+    is the file of an importance matrix, or the text to compute one from. `custom`, `split` and `target` are those of
+    formats.Options; with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the
+    release again, and `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a
+    checkout whose converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the
+    first window. `exporter` is that of ONNX graphs.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Request:
     command: str = ""
     options: str = ""
     imatrix_options: str = ""
+    target: str | None = None
     llama_cpp: Path | None = None
     speed: bool = False
     exporter: str = "auto"
@@ -194,7 +195,8 @@ def plan_in(aside: Path, request: Request) -> Plan:
             "publish without measurements: --no-eval, and with --imatrix none or a file",
         )
     matrix = _importance(request, module, source, found.inputs)
-    laid_out = module.plan(blueprint, request.levels, Options(matrix.options, request.custom, request.split, request.exporter))
+    options = Options(matrix.options, request.custom, request.split, request.exporter, request.target)
+    laid_out = module.plan(blueprint, request.levels, options)
     name = _name(repo, bool(path))
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
@@ -383,7 +385,7 @@ def _item(
         "inputs": found.inputs,
         "custom": request.custom and asdict(request.custom),
     }
-    facts |= {"split": request.split, "imatrix": matrix.key if weighted else None}
+    facts |= {"split": request.split, "target": request.target, "imatrix": matrix.key if weighted else None}
     packages = {name: metadata.version(name) for name in (*module.PACKAGES, *module.EXTRAS.get(level.name, ()))}
     facts |= {"format": module.VERSION, "intermediate": module.intermediate(laid_out, level.name), **packages}
     recipe_key = key(facts)

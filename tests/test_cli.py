@@ -83,6 +83,8 @@ def test_doctor_tells_what_is_there_and_never_a_token() -> None:
         (("{model}", "--levels", "q8_0", "--windows", "few"), 2, "--windows few"),
         (("{model}", "--levels", "q8_0", "--to", "nonsense"), 2, "--to nonsense"),
         (("{model}", "--levels", "q8_0", "--to", "{tmp}", "--dataset", "{tmp}/no.txt"), 2, "no.txt"),
+        (("{model}", "--levels", "q8_0", "--to", "{tmp}", "--target", "avx2"), 2, "the same for all hardware"),
+        (("{model}", "--levels", "onnx:q4", "--to", "{tmp}", "--target", "avx9", "--no-eval"), 2, "no target 'avx9'"),
     ],
 )
 def test_mistakes_are_sentences_with_a_hint(

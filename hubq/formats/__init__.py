@@ -63,13 +63,14 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What shapes a file besides its level: the importance matrix, a custom recipe, the most bytes of one file (`split`), and
-    what turns a model into graphs."""
+    """What shapes a file besides its level: the importance matrix, a custom recipe, the most bytes of one file (`split`), what
+    turns a model into graphs, the hardware that it is for."""
 
     imatrix: Imatrix | Expected | None = None
     custom: Custom | None = None
     split: int | None = None
     exporter: str = "auto"
+    target: str | None = None
 
 
 def cores() -> int:

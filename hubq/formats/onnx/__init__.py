@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ALIASES: dict[str, str] = {}
 RUNTIME = "onnxruntime"
-VERSION = 1
+VERSION = 2
 PACKAGES = ("onnx", "onnx-ir", "onnxruntime")  # whose versions have a say in the files
 EXTRAS = {"genai-int4": ("onnxruntime-genai", "torch", "transformers")}  # and of single levels
 FOLDER = "onnx"  # of a repository, where transformers.js and Optimum look
@@ -76,6 +76,7 @@ class Plan:
     levels: tuple[str, ...]
     imatrix: Imatrix | None
     exporter: str = "optimum"
+    target: str = "cpu"
 
     @property
     def weights(self) -> int:
@@ -198,6 +199,7 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
     takes the model."""
     from hubq.formats.onnx import genai
     from hubq.formats.onnx.export import choose
+    from hubq.formats.onnx.targets import find
 
     if options.custom or options.split:
         raise Usage("recipes and parts of a size are for GGUF levels", "leave out --tensor-type, --pure, --split-max-size")
@@ -211,7 +213,9 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
     if genai.LEVEL in (level.name for level in levels):
         genai.check(blueprint.config)
     exporter = choose(blueprint.config, blueprint.task, options.exporter)
-    return Plan(blueprint, tuple(level.name for level in levels), imatrix, exporter)
+    target = options.target or "cpu"
+    find(target)
+    return Plan(blueprint, tuple(level.name for level in levels), imatrix, exporter, target)
 
 
 # --- importance matrices, which are those of GGUF ---
@@ -298,7 +302,7 @@ def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Calla
     importance = _importance(plan)
     for done, (level, path) in enumerate(paths.items()):
         progress(done, len(paths))
-        made, folder = _make(source, level.partition(":")[2], path, importance)
+        made, folder = _make(source, level.partition(":")[2], path, importance, plan.target)
         files = tuple(RepoFile(file.name, file.stat().st_size, sha256(file)) for file in made.files)
         yield Artifact(
             level=level,
@@ -315,7 +319,7 @@ def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Calla
         )
 
 
-def _make(source: Source, level: str, path: Path, importance: Mapping[str, np.ndarray]) -> tuple[Made, str]:
+def _make(source: Source, level: str, path: Path, importance: Mapping[str, np.ndarray], target: str) -> tuple[Made, str]:
     """Write a level, try it in a process of its own, and say which folder of a repository it belongs in."""
     from hubq.formats.onnx import engine, genai
     from hubq.formats.onnx.quantize import Made, quantize
@@ -325,7 +329,7 @@ def _make(source: Source, level: str, path: Path, importance: Mapping[str, np.nd
         genai.load_test(path)
         return Made(files, types, 0), genai.FOLDER
     assert source.graph
-    made = quantize(source.graph, level, path, importance)
+    made = quantize(source.graph, level, path, importance, target)
     engine.load_test(path)
     return made, FOLDER
 

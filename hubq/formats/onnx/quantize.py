@@ -22,11 +22,12 @@ from onnx_ir.passes import common
 
 from hubq.errors import HubqError
 from hubq.formats.onnx import graph
-from hubq.formats.onnx.levels import Scheme, scheme
+from hubq.formats.onnx.levels import LAYER, Scheme, raised, scheme
+from hubq.formats.onnx.targets import suited
 
 BLOCKS = (32, 16)  # sizes of a block in MatMulNBits, the best first; one that divides a row is taken
+RAISED_BLOCKS = (64, 32, 16)  # of parts in more bits than the rest
 NF4_BLOCK = 64
-INT8_PRODUCTS = 4  # MatMulNBits' accuracy_level: activations in 8 bits, in blocks too; several times faster
 DOMAIN = "com.microsoft"
 
 
@@ -56,6 +57,7 @@ class _Work:
     model: ir.Model
     scheme: Scheme
     importance: Mapping[str, np.ndarray]
+    layers: int = 0
     types: Counter[str] = field(default_factory=Counter)
     fallbacks: int = 0
     packed: dict[str, _Packed] = field(default_factory=dict)
@@ -66,8 +68,9 @@ def quantize(
     level_name: str,
     path: Path,
     importance: Mapping[str, np.ndarray] | None = None,
+    target: str = "cpu",
 ) -> Made:
-    """Write a level of a normalized float32 graph to `path`, and external data beside it where it is large.
+    """Write a level of a normalized float32 graph for a target to `path`, and external data beside it where it is large.
 
     `importance` maps modules (graph.Weight.module) to how much the error in each of their columns counts, for levels in blocks.
     The same input gives the same bytes. Raises BadSource for a graph that cannot be read, HubqError where the level would
@@ -75,7 +78,7 @@ def quantize(
     """
     model = graph.read(source)
     before = graph.contract(model)
-    work = _Work(model, scheme(level_name, before.decoder), importance or {})
+    work = _Work(model, suited(scheme(level_name, before.decoder), target), importance or {}, _layers(model))
     WAYS[work.scheme.way](work)
     if work.scheme.half:
         work.model = _half(work.model)
@@ -85,6 +88,11 @@ def quantize(
         changed = {port.name for port in {*before.inputs, *before.outputs} ^ {*after.inputs, *after.outputs}}
         raise HubqError(f"{level_name} changes the graph's inputs or outputs: {', '.join(sorted(changed))}", "leave it out")
     return Made(graph.save(work.model, path), dict(work.types), work.fallbacks)
+
+
+def _layers(model: ir.Model) -> int:
+    """How many layers a model has, by the names of its parts."""
+    return 1 + max((int(found[1]) for weight in graph.weights(model) if (found := LAYER.search(weight.module))), default=-1)
 
 
 def _keep(work: _Work) -> None:
@@ -105,7 +113,7 @@ def _blocks(work: _Work) -> None:
         rows, columns = _sizes(weight.value, weight.transposed)
         if found := _packed(work, weight.value, weight.transposed, columns, weight.module):
             settings = {"K": columns, "N": rows, "bits": found.bits, "block_size": found.block}
-            settings["accuracy_level"] = INT8_PRODUCTS
+            settings["accuracy_level"] = work.scheme.accuracy_level
             _replace(weight.node, "MatMulNBits", [weight.node.inputs[0], *found.values], settings)
     for node in graph.embeddings(work.model):
         table, ids = node.inputs
@@ -122,19 +130,20 @@ def _packed(work: _Work, value: ir.Value, rows_first: bool, columns: int, module
     from hubq.formats.onnx.blocks import pack
 
     key = f"{value.name}{'' if rows_first else ' turned'}"
-    block = next((size for size in BLOCKS if columns % size == 0), None)
+    more = raised(work.scheme.raised, module, work.layers)
+    block = next((size for size in (RAISED_BLOCKS if more else BLOCKS) if columns % size == 0), None)
     if block is None:
         work.fallbacks += 1
         work.types["float32"] += 1
         return None
     if key not in work.packed:
-        array, bits = graph.array_of(value), work.scheme.bits
+        array, bits = graph.array_of(value), 8 if more else work.scheme.bits
         found = pack(
             np.ascontiguousarray(array if rows_first else array.T, np.float32),
             bits,
             block,
             importance=work.importance.get(module),
-            symmetric=work.scheme.symmetric,
+            symmetric=more or work.scheme.symmetric,
             half=work.scheme.half,
         )
         arrays = {f"Q{bits}": found.data, "scales": found.scales, "zero_points": found.zero_points}
@@ -201,6 +210,7 @@ def _dynamic(work: _Work) -> None:
             Path(folder, "int8.onnx"),
             op_types_to_quantize=["MatMul", "Gather"] if decoder else None,
             per_channel=True,
+            reduce_range=work.scheme.reduced,
             weight_type=QuantType.QUInt8 if work.scheme.unsigned or convolutions else QuantType.QInt8,
             use_external_data_format=len(files) > 1,
             extra_options={"MatMulConstBOnly": True},

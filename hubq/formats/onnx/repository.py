@@ -26,6 +26,7 @@ COPIED = (
     "merges.txt",
     "chat_template.jinja",
 )
+DTYPES = ("fp32", "fp16", "q8", "int8", "uint8", "q4", "q4f16", "bnb4")  # of transformers.js; other files go by their names
 PREFERRED = ("q8", "q4", "fp16", "fp32")  # what somebody gets who does not choose
 TASKS = {"ForCausalLM": "text-generation", "ForMaskedLM": "fill-mask", "ForSequenceClassification": "text-classification"}
 TASKS |= {"ForTokenClassification": "token-classification"}
@@ -40,7 +41,8 @@ def beside(source: Source, release: Release) -> dict[str, bytes]:
 
 def _settings(release: Release) -> dict[str, Any]:
     external = {file.path.name: len(file.parts) - 1 for file in _dtypes(release) if file.parts}
-    return {"dtype": _name(_first(release))} | ({"use_external_data_format": external} if external else {})
+    name = _name(_first(release))
+    return ({"dtype": name} if name in DTYPES else {}) | ({"use_external_data_format": external} if external else {})
 
 
 def _name(file: Artifact) -> str:
@@ -90,7 +92,7 @@ def _dtype_blocks(release: Release, model: str) -> list[str]:
     task = next((task for ending, task in TASKS.items() if release.architecture.endswith(ending)), "feature-extraction")
     script = [
         'import { pipeline } from "@huggingface/transformers";',
-        f'const run = await pipeline("{task}", "{model}", {{ dtype: "{_name(file)}" }});',
+        f'const run = await pipeline("{task}", "{model}", {_picked(file)});',
         'console.log(await run("Once upon a time"));',
     ]
     kind = {"text-generation": "ORTModelForCausalLM"}.get(task)
@@ -101,8 +103,17 @@ def _dtype_blocks(release: Release, model: str) -> list[str]:
     blocks = [_block("**transformers.js** (`npm i @huggingface/transformers`)", "js", script)]
     if kind:
         blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", python))
-    names = ", ".join(f"`{_name(file)}`" for file in _dtypes(release))
-    return [*blocks, f"`dtype` picks the file: {names}."]
+    names = ", ".join(f"`{_name(file)}`" for file in _dtypes(release) if _name(file) in DTYPES)
+    others = [f"`{_picked(file)}` picks {file.path.name}." for file in _dtypes(release) if _name(file) not in DTYPES]
+    picks = [f"`dtype` picks the file: {names}."] if names else []
+    return [*blocks, " ".join([*picks, *others])]
+
+
+def _picked(file: Artifact) -> str:
+    """What transformers.js is told to take a file."""
+    if _name(file) in DTYPES:
+        return f'{{ dtype: "{_name(file)}" }}'
+    return f'{{ model_file_name: "{file.path.stem}", dtype: "fp32" }}'
 
 
 def _block(title: str, language: str, lines: list[str]) -> str:

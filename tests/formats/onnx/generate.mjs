@@ -13,7 +13,8 @@ const given = JSON.parse(ids);
 const row = (numbers) => new Tensor("int64", BigInt64Array.from(numbers.map(BigInt)), [1, numbers.length]);
 const found = {};
 for (const dtype of dtypes) {
-  const model = await AutoModelForCausalLM.from_pretrained(name, { dtype });
+  const own = dtype.includes("_"); // not a dtype of transformers.js: by the name of its file
+  const model = await AutoModelForCausalLM.from_pretrained(name, own ? { model_file_name: `model_${dtype}`, dtype: "fp32" } : { dtype });
   const made = await model.generate({
     input_ids: row(given),
     attention_mask: row(given.map(() => 1)),

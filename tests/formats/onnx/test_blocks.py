@@ -95,7 +95,7 @@ def test_the_search_comes_near_the_least_error() -> None:
     weights = normal(256, 32)
     weights[128:] = np.abs(weights[128:])
     least = np.mean([exhaustive(block.astype(np.float64)) for block in weights]) / 32
-    assert least <= error(weights, unpacked(weights)) * 1.00001 < least * 1.01
+    assert least <= error(weights, unpacked(weights)) * 1.00001 < least * 1.02
 
 
 def test_the_search_beats_plain_rounding() -> None:
