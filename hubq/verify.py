@@ -30,7 +30,7 @@ SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 # options of `hubq publish` that shape files; a record may name no others
 SHAPING = {"--imatrix", "--calibration", "--calibration-windows", "--seed", "--text-field", "--tensor-type", "--pure"}
-SHAPING |= {"--output-tensor-type", "--token-embedding-type", "--split-max-size", "--target", "--optimize", "--exporter"}
+SHAPING |= {"--output-tensor-type", "--token-embedding-type", "--split-max-size", "--target", "--exporter"}
 # and those that say what was measured
 MEASURING = {"--dataset", "--split", "--text-field", "--windows", "--seed"}
 
