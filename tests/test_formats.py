@@ -34,7 +34,7 @@ def test_every_format_has_the_agreed_names(name: str) -> None:
 
 def test_levels_are_listed_best_first_by_their_full_names() -> None:
     table = levels()
-    assert list(table)[:3] == ["gguf:F32", "gguf:BF16", "gguf:F16"] and list(table)[-1] == "onnx:bnb4"
+    assert list(table)[:3] == ["gguf:F32", "gguf:BF16", "gguf:F16"] and list(table)[-1] == "onnx:genai-int4"
     assert all(key == level.id for key, level in table.items())
     assert len({level.name.lower() for level in table.values()}) == len(table)
 
