@@ -186,10 +186,16 @@ def plan_in(aside: Path, request: Request) -> Plan:
     found = _gguf(module, place, path) if path else _checkpoint(request, module, place)
     source, blueprint = found.source, found.blueprint
     computing = request.imatrix is not None and not isinstance(request.imatrix, Path)
-    if not blueprint.predicts and (request.text is not None or computing):
+    predicts = blueprint.task == "text-generation"
+    if not predicts and computing:
         raise Unsupported(
-            f"{checkpoint.few([found.architecture])} is an encoder: it predicts no tokens that could be measured",
-            "publish without measurements: --no-eval, and with --imatrix none or a file",
+            f"{checkpoint.few([found.architecture])} is an encoder: it predicts no tokens that an importance matrix is made from",
+            "publish with --imatrix none or a file",
+        )
+    if not predicts and request.text is not None and not source.config:
+        raise Unsupported(
+            f"{checkpoint.few([found.architecture])} is an encoder, and hubq measures encoders in transformers' format only",
+            "start from the original model, or publish without measurements: --no-eval",
         )
     matrix = _importance(request, module, source, found.inputs)
     laid_out = module.plan(blueprint, request.levels, Options(matrix.options, request.custom, request.split))

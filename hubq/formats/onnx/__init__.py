@@ -14,7 +14,9 @@ from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
+from hubq.pooling import lost_steps
 from hubq.store import joint_sha256, sha256
+from hubq.tasks import task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,8 +53,12 @@ DECODER = "text-generation-with-past"
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What is known of a model's files before it is exported; `tensors` are those of its GGUF, which name importances."""
+    """What is known of a model's files before it is exported; `tensors` are those of its GGUF, which name importances.
 
+    `exported` is Optimum's name of the task, `task` the Hub's.
+    """
+
+    exported: str
     task: str
     weights: int
     has_chat_template: bool
@@ -60,9 +66,9 @@ class Blueprint:
     left_out: tuple[str, ...] = ()
 
     @property
-    def predicts(self) -> bool:
-        """Whether it is a model of next tokens, whose predictions can be measured."""
-        return self.task == DECODER
+    def decoder(self) -> bool:
+        """Whether it is a model of next tokens."""
+        return self.exported == DECODER
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ class Plan:
         """The full names of the levels that an importance matrix has a say in."""
         from hubq.formats.onnx.levels import scheme
 
-        blocks = {f"onnx:{name}" for name in self.levels if scheme(name, self.predicts).way == "blocks"}
+        blocks = {f"onnx:{name}" for name in self.levels if scheme(name, self.blueprint.decoder).way == "blocks"}
         return blocks if self.imatrix else set()
 
     @property
@@ -111,9 +117,9 @@ class Plan:
         return (f"Optimum's environment is made first: 1.2 GB in {OPTIMUM.folder.parent}, some minutes",)
 
     @property
-    def predicts(self) -> bool:
+    def task(self) -> str:
         """See Blueprint."""
-        return self.blueprint.predicts
+        return self.blueprint.task
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -170,7 +176,7 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
     tied = bool(config.get("tie_word_embeddings", True)) and "lm_head.weight" in stored
     weights = sum(math.prod(tensor.shape) for name, tensor in stored.items() if not (tied and name == "lm_head.weight"))
     chats = (folder / "chat_template.jinja").is_file() or bool(read_settings(folder).get("chat_template"))
-    return Blueprint(_task(config), weights, chats, tensors)
+    return Blueprint(_task(config), task_of(config), weights, chats, tensors, lost_steps(folder))
 
 
 def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Plan:
@@ -250,7 +256,7 @@ def make_intermediate(plan: Plan, source: Source, path: Path, tell: Callable[[st
     from hubq.formats.onnx.export import export
 
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as aside:
-        made = export(source.folder, [file.path for file in source.files], plan.blueprint.task, Path(aside), tell)
+        made = export(source.folder, [file.path for file in source.files], plan.blueprint.exported, Path(aside), tell)
         tell("putting the graph into its normal form")
         model = graph.read(Path(aside) / made.graphs[0].file)
         graph.normalize(model)
@@ -306,11 +312,11 @@ def engines(source: Source) -> tuple[str, ...]:
     return (RUNTIME,)
 
 
-def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Any]:
-    """A file as a function from token ids to logits; see engine.load."""
-    from hubq.formats.onnx.engine import load
+def load(artifact: Artifact, source: Source, engine: str, task: str = "text-generation") -> AbstractContextManager[Any]:
+    """A file as a function from token ids to logits, or to what else its task is scored by; see engine.load and load_rows."""
+    from hubq.formats.onnx.engine import load, load_rows
 
-    return load(artifact.path)
+    return load(artifact.path) if task == "text-generation" else load_rows(artifact.path)
 
 
 def player(path: Path, count: int) -> AbstractContextManager[Any]:
