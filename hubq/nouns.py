@@ -173,7 +173,7 @@ class EvalSet:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measured number with its standard error (clustered by window or text) and the count of what is behind it: tokens, texts."""
+    """A measured number with its standard error (clustered by window or text) and the count of tokens or texts behind it."""
 
     value: float
     stderr: float

@@ -17,6 +17,7 @@ from hubq.errors import BadSource, HubError, Unsupported, Usage
 from hubq.formats import Expected, Options, open_format
 from hubq.hub import Files, Hub, connect
 from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
+from hubq.pooling import pooling
 from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
@@ -189,7 +190,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
     predicts = blueprint.task == "text-generation"
     if not predicts and computing:
         raise Unsupported(
-            f"{checkpoint.few([found.architecture])} is an encoder: it predicts no tokens that an importance matrix is made from",
+            f"{checkpoint.few([found.architecture])} is an encoder: no importance matrix can be computed of it",
             "publish with --imatrix none or a file",
         )
     if not predicts and request.text is not None and not source.config:
@@ -203,6 +204,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
     front["chat_template"] = laid_out.has_chat_template
+    front["pooling"] = (pooling(aside) or "") if blueprint.task == "feature-extraction" and source.config else ""
     items = tuple(_item(request, module, name, found, laid_out, level, matrix) for level in request.levels)
     sizes = [item.size for item in items if item.artifact is None]
     paths = tuple(dict.fromkeys([*found.small, *found.shards]))

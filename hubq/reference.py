@@ -112,7 +112,9 @@ def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> to
 def _rows(model: Any, ids: np.ndarray, segments: np.ndarray | None) -> torch.Tensor:
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     given |= {} if segments is None else {"token_type_ids": segments}
-    output = model(**{name: torch.as_tensor(value, dtype=torch.int64, device=model.device)[None] for name, value in given.items()})
+    output = model(
+        **{name: torch.as_tensor(value, dtype=torch.int64, device=model.device)[None] for name, value in given.items()}
+    )
     found = output.logits if "logits" in output else output.last_hidden_state
     return found.float().reshape(-1, found.shape[-1])
 
@@ -150,7 +152,7 @@ def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]],
 
 
 def describe(config: Mapping[str, Any], task: str = "text-generation") -> tuple[Any, Any]:
-    """The class of a sanitised config.json for a task, and its settings, in transformers. Raises Unsupported where it has none."""
+    """The class for a task and the settings of a sanitised config.json, in transformers. Raises Unsupported where it has none."""
     kind = str(config.get("model_type"))
     settings = {key: value for key, value in config.items() if key not in STORAGE}
     try:

@@ -342,11 +342,18 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         card=planned.card,
         artifacts=artifacts,
         versions={"hubq": __version__, **planned.format.versions()},
-        command=request.command.replace("{model}", _again(planned)),
+        command=request.command.replace("{model}", _again(planned)).replace("{windows}", _count(request, planned)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
         left_out=planned.blueprint.left_out,
         origin=planned.origin,
     )
+
+
+def _count(request: Request, planned: Plan) -> str:
+    """How many windows or texts the command line asks for."""
+    spec = request.text
+    count = spec and (spec.windows if planned.blueprint.task == "text-generation" else spec.texts)
+    return "all" if count is None else str(count)
 
 
 def _again(planned: Plan) -> str:
@@ -454,7 +461,9 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.txt"
         path.write_bytes(module.probe_text().encode())
-        windows = _windows(planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None, texts=None))
+        windows = _windows(
+            planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None, texts=None)
+        )
     try:
         found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], "check")
     except Unsupported as error:

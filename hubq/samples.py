@@ -1,4 +1,4 @@
-"""Texts for models that predict no next tokens: each by itself, with its special tokens, made once and given to every engine."""
+"""Texts for models that predict no next tokens: each by itself, with its special tokens, made once for every engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class Samples:
-    """The texts to score: their ids [T] and the numbers of their segments [T], both int64; a pair of texts is one of two segments.
+    """The texts to score: their ids [T] and the numbers of their segments [T], both int64; a pair is a text of two segments.
 
     `places` are those of the labels in what a model gives for a text; `pooling` makes its vector. `text` is the beginning of
     the text that they are from.

@@ -84,10 +84,11 @@ def measure(
     known: list[tuple[Any, np.ndarray]] | None = None,
     engine: str = "transformers",
 ) -> Iterator[Measurement]:
-    """Score all windows or texts with the reference and with each variant; yield each one's measurement as soon as it is complete.
+    """Score all windows or texts with the reference and with each variant; yield each measurement as soon as it is complete.
 
     `variants` maps (level, engine) to what opens it. What opens a model of next tokens gives a callable that maps ids [T] and
-    `first` to float32 logits [T - 1 - first, V]; others map ids [T] and segments [T] to float32 [R, D], see reference.load_rows.
+    `first` to float32 logits [T - 1 - first, V]; others map ids [T] and segments [T] to float32 [R, D], as
+    reference.load_rows says.
     `budget` bounds what is kept of the reference, in bytes: where that is more, every model is loaded again for each batch;
     where it holds all, it stays in `known` for the next call. `progress` hears "level engine", the windows done and all
     windows; `engine` is that of the reference. Raises HubqError where numbers are not finite, or not as many as the

@@ -74,7 +74,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Text:
-    """Texts and where they are from, under the names of EvalSet; `text` is all of it, `rows` are a dataset's or a file's lines."""
+    """Texts and where they are from, under the names of EvalSet: `text` is all of it, `rows` those of a dataset or lines."""
 
     text: str
     rows: tuple[str, ...]

@@ -30,8 +30,8 @@ SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "samp
 class Blueprint(ABC):
     """All that a model's files hold but weights: tensors in file order, and what `pairs` gives.
 
-    `task` is what the files are for, one of tasks.TASKS: encoders extract features, whatever head the source has. `left_out` are the parts of the source that the
-    files do not hold.
+    `task` is what the files are for, one of tasks.TASKS: encoders extract features, whatever head the source has. `left_out`
+    are the parts of the source that the files do not hold.
     """
 
     tensors: list[Tensor]

@@ -71,7 +71,9 @@ def _weights(artifact: Artifact, source: Source, task: str) -> Iterator[Model]:
     from hubq import reference
 
     tensors = decoded(artifact.path, source)
-    with reference.load(source.config, tensors) if task == DECODER else reference.load_rows(source.config, tensors, task) as run:
+    with (
+        reference.load(source.config, tensors) if task == DECODER else reference.load_rows(source.config, tensors, task) as run
+    ):
         yield run
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Release, Source
+from hubq.pooling import lost_steps
 from hubq.source import HUB_ID
+from hubq.tasks import task_of
 
 # taken over from the source as they are
 COPIED = (
@@ -25,14 +27,18 @@ COPIED = (
     "merges.txt",
     "chat_template.jinja",
 )
+# of a model of sentence-transformers, which looks for its steps at the root as well
+SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]_Pooling/config.json")
 PREFERRED = ("q8", "q4", "fp16", "fp32")  # what somebody gets who does not choose
-TASKS = {"ForCausalLM": "text-generation", "ForMaskedLM": "fill-mask", "ForSequenceClassification": "text-classification"}
-TASKS |= {"ForTokenClassification": "token-classification"}
+POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}  # as transformers.js calls them
 
 
 def beside(source: Source, release: Release) -> dict[str, bytes]:
     """config.json for all graphs that `release` has, and the source's tokenizer and settings of generation."""
     files = {name: (source.folder / name).read_bytes() for name in COPIED if (source.folder / name).is_file()}
+    if not lost_steps(source.folder):  # else it would look for weights that are not there
+        found = [path for pattern in SENTENCES for path in source.folder.glob(pattern)]
+        files |= {path.relative_to(source.folder).as_posix(): path.read_bytes() for path in found}
     config = {**source.config, "transformers.js_config": _settings(release)}
     return files | {"config.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
 
@@ -58,22 +64,38 @@ def usage(release: Release) -> str:
         return ""
     file, hub = _first(release), HUB_ID.fullmatch(release.target)
     model = release.target if hub else "./folder-of-this-card"
-    task = next((task for ending, task in TASKS.items() if release.architecture.endswith(ending)), "feature-extraction")
+    task, pooling = task_of({"architectures": [release.architecture]}), str(release.card.get("pooling", ""))
+    options = f', {{ pooling: "{POOLINGS.get(pooling, "mean")}", normalize: true }}' if task == "feature-extraction" else ""
+    sample = "Once upon a time" + (" [MASK]" if task == "fill-mask" else "")
     script = [
         'import { pipeline } from "@huggingface/transformers";',
         f'const run = await pipeline("{task}", "{model}", {{ dtype: "{_name(file)}" }});',
-        'console.log(await run("Once upon a time"));',
-    ]
-    kind = {"text-generation": "ORTModelForCausalLM"}.get(task)
-    python = [
-        f"from optimum.onnxruntime import {kind}",
-        f'model = {kind}.from_pretrained("{model}", subfolder="onnx", file_name="{file.path.name}")',
+        f'console.log(await run("{sample}"{options}));',
     ]
     blocks = [_block("**transformers.js** (`npm i @huggingface/transformers`)", "js", script)]
-    if kind:
-        blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", python))
+    if task == "text-generation":
+        blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", _optimum(model, file)))
+    if pooling and not release.left_out:
+        blocks.append(
+            _block("**Sentence Transformers** (`pip install sentence-transformers[onnx]`)", "py", _sentences(model, file))
+        )
     names = ", ".join(f"`{_name(file)}`" for file in release.artifacts)
     return "\n\n".join([*blocks, f"`dtype` picks the file: {names}."]) + "\n"
+
+
+def _optimum(model: str, file: Artifact) -> list[str]:
+    return [
+        "from optimum.onnxruntime import ORTModelForCausalLM",
+        f'model = ORTModelForCausalLM.from_pretrained("{model}", subfolder="onnx", file_name="{file.path.name}")',
+    ]
+
+
+def _sentences(model: str, file: Artifact) -> list[str]:
+    return [
+        "from sentence_transformers import SentenceTransformer",
+        f'model = SentenceTransformer("{model}", backend="onnx", model_kwargs={{"file_name": "{file.path.name}"}})',
+        'print(model.encode(["Once upon a time"]))',
+    ]
 
 
 def _block(title: str, language: str, lines: list[str]) -> str:
