@@ -152,7 +152,7 @@ def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]],
 
 
 def describe(config: Mapping[str, Any], task: str = "text-generation") -> tuple[Any, Any]:
-    """The class for a task and the settings of a sanitised config.json, in transformers. Raises Unsupported where it has none."""
+    """transformers' class for a task and settings of a sanitised config.json. Raises Unsupported where it has none."""
     kind = str(config.get("model_type"))
     settings = {key: value for key, value in config.items() if key not in STORAGE}
     try:

@@ -1,4 +1,4 @@
-"""Metrics of encoders, classifiers and rerankers against numbers computed from scratch, and their errors against fresh samples."""
+"""Metrics of encoders, classifiers and rerankers against numbers from scratch, their errors against fresh samples."""
 
 from __future__ import annotations
 
