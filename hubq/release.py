@@ -471,14 +471,14 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     return tuple(found.values()), ""
 
 
-def _time(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
+def _time(job: _Job, planned: Plan, release: Release, windows: Windows | Samples) -> Release:
     """The release with the speed of its files: those that the store holds, and the missing ones."""
     from hubq import speed
 
     engine, store, found = planned.format.RUNTIME, job.request.store, []
     if engine not in planned.format.engines(job.source):
         return release
-    ids = windows.ids[0]
+    ids = max(windows.ids, key=len)
     facts = {"machine": release.machine, "cores": cores(), "versions": _versions([engine]), "speed": speed.SPEED_VERSION}
     for artifact in release.artifacts:
         speed_key = key({"sha256": artifact.sha256, "level": artifact.level, "ids": ids.tolist(), **facts})

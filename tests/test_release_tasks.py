@@ -96,7 +96,7 @@ def test_embeddings_of_gguf_files_are_measured(request_: Request, spec: TextSpec
     assert {check.outcome for check in made.checks if check.name == "embeddings"} == {"passed"}
     assert read_record(result.card["release.json"]).measurements == made.measurements
     card = result.card["README.md"].decode()
-    for words in ("Same top-10 neighbours, %", "- Texts: 24 of 7", "llama-embedding -m", "--windows 24", "cosine: higher is"):
+    for words in ("Same top-10 neighbours, %", "- Texts: 24 of 7", "llama-embedding -m", "--windows 24", "neighbours: higher is"):
         assert words.lower() in card.lower()
     for words in ("loss.svg", "Windows:", "PPL", "none: the reference", "model-index"):
         assert words not in card
