@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import quote
 
 from hubq.formats import Words, open_format
-from hubq.metrics import METRICS
+from hubq.metrics import METRICS, headline
 from hubq.nouns import Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release, Spread
 from hubq.record import commands, facts, place, plain, read_record, record, release_json
 from hubq.source import HUB_ID
+from hubq.tasks import task_of
 
 __all__ = ["figure", "files", "front_matter", "read_record", "readme", "record", "release_json"]
 
@@ -29,7 +30,12 @@ _INDEXED = (
     ("kld", "kl_divergence", "KL divergence, nats per token,"),
     ("top1", "top1_agreement", "Share of same top tokens"),
 )
-EXACT = {"ppl_ratio": "1", "kld": "0", "top1": "100"}  # the headline metrics, and the reference against itself
+# metric -> how the numbers that it is of came about
+NOTES = {
+    "cosine": "A text's vector is pooled from the last hidden states as the model's repository says, by their mean where that "
+    "says nothing, and brought to length 1.",
+    "ranking": "A pair is the first words of a text and the rest of it or, every other time, of the next text.",
+}
 _DATASET_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _SLUG = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 _HTTPS = re.compile(r"https://[\w.-]+(/[\w./%?=&#~+:@,-]*)?", re.ASCII)
@@ -63,6 +69,8 @@ def readme(release: Release, usage: str) -> str:
         pick=_pick(release, engines[0] if engines else ""),
         engines=[(engine, _numbers(release, engine)) for engine in engines],
         references=[(engine, _numbers(release, engine)) for engine in _reference_engines(release)],
+        directions=_directions(release),
+        task_notes=" ".join(note for name, note in NOTES.items() if name in shown),
         metrics=[metric for name, metric in METRICS.items() if name in shown],
         plotted="kld" in shown,
         source=_link(place(release.source, keep_id=True), _url(release.source)),
@@ -143,16 +151,26 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _pick(release: Release, engine: str) -> str:
     """The first table: the reference, then every file with its size and its headline numbers in one engine."""
     rows = {row.level: row for row in release.measurements if row.engine == engine}
-    metrics = [name for name in EXACT if any(name in row.values for row in rows.values())]
+    metrics = headline(rows.values())
     fallbacks = ["Fallback tensors"] if any(file.fallbacks for file in release.artifacts) else []
-    header = ["File", "Size", "Bits per weight", *(_heading(name) for name in metrics), *fallbacks]
-    body = [["source", "–", "–", *(EXACT[name] for name in metrics), *("–" for _ in fallbacks)]] if metrics else []
+    header = ["File", "Size", "Bits per weight", *(_heading(metric.name) for metric in metrics), *fallbacks]
+    exact = [f"{metric.factor * (metric.exact or 0):g}" for metric in metrics]
+    body = [["source", "–", "–", *exact, *("–" for _ in fallbacks)]] if metrics else []
     for file in release.artifacts:
         cells = [_file_link(release, file), _unbroken(file_size(file.size)), f"{file.bits_per_weight:.2f}"]
-        cells += [_cell(rows.get(file.level), name) for name in metrics]
+        cells += [_cell(rows.get(file.level), metric.name) for metric in metrics]
         cells += [f"{file.fallbacks} of {sum(file.types.values())}" for _ in fallbacks]
         body.append(cells)
     return table(header, body)
+
+
+def _directions(release: Release) -> str:
+    """Which way is good, of the numbers in the first table."""
+    metrics = headline(release.measurements)
+    return "; ".join(
+        f"{', '.join(metric.title for metric in metrics if metric.better == way)}: {way} is better"
+        for way in dict.fromkeys(metric.better for metric in metrics)
+    )
 
 
 def _numbers(release: Release, engine: str) -> str:
@@ -211,7 +229,7 @@ def _heading(name: str) -> str:
 def _cell(row: Measurement | None, name: str) -> str:
     if row is None or name not in row.values:
         return "–"
-    factor = 100 if METRICS[name].unit == "fraction" else 1
+    factor = METRICS[name].factor
     return _unbroken(figure(factor * row.values[name].value, factor * row.values[name].stderr))
 
 
@@ -239,7 +257,9 @@ def _reference(release: Release) -> str:
 
 
 def _reference_engines(release: Release) -> list[str]:
-    return sorted({row.engine for row in release.measurements if row.level == REFERENCE} - set(_engines(release)))
+    """The engines that measured the source alone, where that has numbers by itself."""
+    found = {row.engine for row in release.measurements if row.level == REFERENCE and row.values}
+    return sorted(found - set(_engines(release)))
 
 
 def _level(level: str) -> str:
@@ -296,7 +316,7 @@ def front_matter(release: Release) -> str:
         "base_model": release.source if _url(release.source) else None,
         "base_model_relation": "quantized" if _url(release.source) else None,
         "library_name": words.library,
-        "pipeline_tag": slugs.get("pipeline_tag", "text-generation"),
+        "pipeline_tag": slugs.get("pipeline_tag", task_of({"architectures": [release.architecture]})),
         "license": slugs.get("license"),
         "license_name": slugs.get("license_name"),
         "license_link": _license_link(release, known.get("license_link", "")),

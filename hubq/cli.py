@@ -69,8 +69,14 @@ def publish(
     ] = "Salesforce/wikitext:wikitext-2-raw-v1",
     split: Annotated[str, typer.Option(help="The split of the dataset.")] = "test",
     text_field: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
-    windows: Annotated[str, typer.Option(help="How many windows of 512 tokens to score, or all.")] = "32",
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the windows.")] = 0,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            help="How many windows of 512 tokens to score, or texts for models that embed or classify them; or all.",
+            show_default="32, or 256 texts",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the windows or texts.")] = 0,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Publish without measuring.")] = False,
     imatrix: Annotated[
         str, typer.Option(help="Importance matrix: none, a file (GGUF or .dat), or auto to compute one from --calibration.")
@@ -169,13 +175,15 @@ def _of_format(request: Request, name: str, levels: tuple[Level, ...], target: s
     return replace(request, levels=levels, target=target, options=options)
 
 
-def _text(dataset: str, split: str, field: str, windows: str, seed: int, option: str = "--windows") -> TextSpec:
+def _text(dataset: str, split: str, field: str, windows: str | None, seed: int, option: str = "--windows") -> TextSpec:
     from hubq.text import TextSpec
 
-    if windows != "all" and not (windows.isdecimal() and int(windows) >= 2):
+    if windows not in (None, "all") and not (windows.isdecimal() and int(windows) >= 2):
         raise Usage(f"{option} {windows}: not a number of at least 2, nor all", "32 are plenty for a first look")
     name, config = (dataset, None) if Path(dataset).exists() else (dataset.partition(":")[0], dataset.partition(":")[2] or None)
-    return TextSpec(name, config, split, field, None if windows == "all" else int(windows), seed=seed)
+    spec = TextSpec(name, config, split, field, seed=seed)
+    count = None if windows == "all" else int(windows or 0)
+    return spec if windows is None else replace(spec, windows=count, texts=count)
 
 
 def _imatrix(imatrix: str, calibration: str, field: str, windows: str, seed: int) -> Path | TextSpec | None:
@@ -227,14 +235,16 @@ def _imatrix_options(imatrix: str, calibration: str, field: str, windows: str, s
     return shlex.join(["--imatrix", "auto", "--calibration", text, "--calibration-windows", windows])
 
 
-def _command(dataset: str, split: str, field: str, windows: str, seed: int, no_eval: bool) -> str:
-    """The command that makes the release again; {model} stands for the pinned source, {build} for levels and their options.
+def _command(dataset: str, split: str, field: str, windows: str | None, seed: int, no_eval: bool) -> str:
+    """The command that makes the release again; {model} stands for the pinned source, {build} for levels and their options,
+    {windows} for the number of windows or texts where none is given.
 
     A local text goes by its name.
     """
     words = ["--dataset", Path(dataset).name] if Path(dataset).exists() else ["--dataset", dataset, "--split", split]
-    words += ["--text-field", field, "--windows", windows, "--seed", str(seed)]
-    return f"hubq publish {{model}} {{build}} {'--no-eval' if no_eval else shlex.join(words)}"
+    words += ["--text-field", field]
+    scored = f"{shlex.join(words)} --windows {windows or '{windows}'} --seed {seed}"
+    return f"hubq publish {{model}} {{build}} {'--no-eval' if no_eval else scored}"
 
 
 @app.command()

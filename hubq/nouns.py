@@ -150,6 +150,9 @@ class EvalSet:
     `dataset` is a Hub id or a file's name, `revision` its commit (or the file's SHA-256); `tokens` counts the ids of the
     whole split, `available` the windows in it, `windows` those scored, `length` the ids in each. `seed` chose them (None: they
     are the first ones). `bos` is the id that replaces each window's first, or None. The hashes pin the text and the scored ids.
+
+    Where `unit` says that texts or pairs of them were scored, each by itself, `windows` and `available` count these, `tokens`
+    the scored ids, and `length` is the most ids of one.
     """
 
     dataset: str
@@ -165,11 +168,12 @@ class EvalSet:
     bos: int | None
     text_sha256: str
     ids_sha256: str
+    unit: Literal["windows", "texts", "pairs"] = "windows"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measured number with its standard error (clustered by window) and the count of tokens behind it."""
+    """A measured number with its standard error (clustered by window or text) and the count of tokens or texts behind it."""
 
     value: float
     stderr: float

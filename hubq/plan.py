@@ -17,6 +17,7 @@ from hubq.errors import BadSource, HubError, Unsupported, Usage
 from hubq.formats import Expected, Options, open_format
 from hubq.hub import Files, Hub, connect
 from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
+from hubq.pooling import pooling
 from hubq.source import read_card, read_config, used
 from hubq.store import Store, key
 
@@ -189,10 +190,16 @@ def plan_in(aside: Path, request: Request) -> Plan:
     found = _gguf(module, place, path) if path else _checkpoint(request, module, place)
     source, blueprint = found.source, found.blueprint
     computing = request.imatrix is not None and not isinstance(request.imatrix, Path)
-    if not blueprint.predicts and (request.text is not None or computing):
+    predicts = blueprint.task == "text-generation"
+    if not predicts and computing:
         raise Unsupported(
-            f"{checkpoint.few([found.architecture])} is an encoder: it predicts no tokens that could be measured",
-            "publish without measurements: --no-eval, and with --imatrix none or a file",
+            f"{checkpoint.few([found.architecture])} is an encoder: no importance matrix can be computed of it",
+            "publish with --imatrix none or a file",
+        )
+    if not predicts and request.text is not None and not source.config:
+        raise Unsupported(
+            f"{checkpoint.few([found.architecture])} is an encoder, and hubq measures encoders in transformers' format only",
+            "start from the original model, or publish without measurements: --no-eval",
         )
     matrix = _importance(request, module, source, found.inputs)
     options = Options(matrix.options, request.custom, request.split, request.exporter, request.target)
@@ -201,6 +208,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
     front["chat_template"] = laid_out.has_chat_template
+    front["pooling"] = (pooling(aside) or "") if blueprint.task == "feature-extraction" and source.config else ""
     items = tuple(_item(request, module, name, found, laid_out, level, matrix) for level in request.levels)
     sizes = [item.size for item in items if item.artifact is None]
     paths = tuple(dict.fromkeys([*found.small, *found.shards]))

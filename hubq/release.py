@@ -26,6 +26,7 @@ from hubq.record import merge, plain, read_record
 from hubq.store import key
 
 if TYPE_CHECKING:
+    from hubq.samples import Samples
     from hubq.text import TextSpec, Windows
 
 SPARE = 64 << 20  # bytes of disk left free beside what is written
@@ -122,7 +123,7 @@ class _Job:
 
     request: Request
     source: Source
-    windows: Windows | None
+    windows: Windows | Samples | None
     hub: Hub
     repo: str
     tell: Tell
@@ -198,7 +199,7 @@ def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleTy
     return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
 
 
-def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
+def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | Samples | None:
     """The text to measure on, tokenized, before anything is built: a missing one should not cost the work."""
     if request.text is None:
         return None
@@ -208,7 +209,7 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
     windows = _windows(planned, source, request.text)
     from hubq import text
 
-    if planned.calibration and (shared := text.shared_runs(windows, planned.calibration)):
+    if isinstance(windows, text.Windows) and planned.calibration and (shared := text.shared_runs(windows, planned.calibration)):
         raise Usage(
             f"the text to measure on repeats {shared:,} runs of 64 tokens of the calibration text",
             "numbers on what the files were fitted to mean little: choose another text with --calibration or --dataset",
@@ -216,9 +217,12 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | None:
     return windows
 
 
-def _windows(planned: Plan, source: Source, spec: TextSpec) -> Windows:
-    from hubq import text
+def _windows(planned: Plan, source: Source, spec: TextSpec) -> Windows | Samples:
+    """What is scored of a text: windows of it, or texts in it where the model predicts no next tokens."""
+    from hubq import samples, text
 
+    if planned.blueprint.task != "text-generation":
+        return samples.samples(source, spec, planned.blueprint.task)
     return text.windows(source, spec, None if source.config else planned.format.tokenize)
 
 
@@ -229,9 +233,12 @@ def _reference(planned: Plan, source: Source) -> tuple[str, Callable[[], Any]]:
     """
     from hubq import reference
 
+    task = planned.blueprint.task
     if source.config:
         try:
-            reference.describe(source.config)
+            reference.describe(source.config, task)
+            if task != "text-generation":
+                return "transformers", lambda: reference.load_rows(source.config, reference.source_weights(source), task)
             return "transformers", lambda: reference.load(source.config, reference.source_weights(source))
         except Unsupported:
             if source.gguf is None:
@@ -336,11 +343,18 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         card=planned.card,
         artifacts=artifacts,
         versions={"hubq": __version__, **planned.format.versions(planned.blueprint)},
-        command=request.command.replace("{model}", _again(planned)),
+        command=request.command.replace("{model}", _again(planned)).replace("{windows}", _count(request, planned)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
         left_out=planned.blueprint.left_out,
         origin=planned.origin,
     )
+
+
+def _count(request: Request, planned: Plan) -> str:
+    """How many windows or texts the command line asks for."""
+    spec = request.text
+    count = spec and (spec.windows if planned.blueprint.task == "text-generation" else spec.texts)
+    return "all" if count is None else str(count)
 
 
 def _again(planned: Plan) -> str:
@@ -353,7 +367,7 @@ def _again(planned: Plan) -> str:
     return (f"{repo}@{commit}{file}" if len(commit) == 40 else f"{repo}{file} --hub FOLDER") + converter
 
 
-def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
+def _measure(job: _Job, planned: Plan, release: Release, windows: Windows | Samples) -> Release:
     """The release with its measurements: those that the store holds, and the missing ones."""
     from hubq import score
 
@@ -373,7 +387,7 @@ def _measure(job: _Job, planned: Plan, release: Release, windows: Windows) -> Re
 
 
 def _score(
-    job: _Job, planned: Plan, windows: Windows, wanted: Sequence[tuple[Artifact, str]], step: str = "measure"
+    job: _Job, planned: Plan, windows: Windows | Samples, wanted: Sequence[tuple[Artifact, str]], step: str = "measure"
 ) -> dict[tuple[str, str], Measurement]:
     """What each engine measures of each file, and the reference's own: what the store holds, and the rest computed."""
     from hubq import score
@@ -387,6 +401,7 @@ def _score(
 
     def measured_key(level: str, sha256: str, engine: str) -> str:
         facts = {"evalset": asdict(windows.evalset), "metrics": METRICS_VERSION, "versions": _versions([engine])}
+        facts |= {"task": windows.task.name, "pooling": getattr(windows, "pooling", "")}
         return key({"level": level, "sha256": sha256, "engine": engine, "inputs": inputs, **facts})
 
     keys = {(artifact.level, engine): measured_key(artifact.level, artifact.sha256, engine) for artifact, engine in wanted}
@@ -396,7 +411,7 @@ def _score(
         tell(Event(step, f"{measurement.level} {measurement.engine}", 1, 1, measurement))
     if found.keys() != keys.keys():
         missing = {
-            (artifact.level, engine): partial(module.load, artifact, source, engine)
+            (artifact.level, engine): partial(module.load, artifact, source, engine, windows.task.name)
             for artifact, engine in wanted
             if (artifact.level, engine) not in found
         }
@@ -405,7 +420,7 @@ def _score(
             opened,
             missing,
             progress=lambda label, done, total: tell(Event(step, label, done, total)),
-            known=job.known,
+            known=job.known if windows.task.kind == "tokens" else None,  # files of two formats may be for two tasks
             engine=engine,
         ):
             pair = (measurement.level, measurement.engine)
@@ -438,8 +453,8 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     from hubq import text
 
     module = planned.format
-    if not planned.blueprint.predicts:
-        return (), "an encoder has no logits"
+    if planned.blueprint.task != "text-generation" and not job.source.config:
+        return (), "hubq measures encoders in transformers' format only"
     if module.RUNTIME not in module.engines(job.source):
         return (), ""
     if 4 * planned.weights > _memory():
@@ -447,7 +462,9 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.txt"
         path.write_bytes(module.probe_text().encode())
-        windows = _windows(planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None))
+        windows = _windows(
+            planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None, texts=None)
+        )
     try:
         found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], "check")
     except Unsupported as error:
@@ -455,14 +472,14 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
     return tuple(found.values()), ""
 
 
-def _time(job: _Job, planned: Plan, release: Release, windows: Windows) -> Release:
+def _time(job: _Job, planned: Plan, release: Release, windows: Windows | Samples) -> Release:
     """The release with the speed of its files: those that the store holds, and the missing ones."""
     from hubq import speed
 
     engine, store, found = planned.format.RUNTIME, job.request.store, []
     if engine not in planned.format.engines(job.source):
         return release
-    ids = windows.ids[0]
+    ids = max(windows.ids, key=len)
     facts = {"machine": release.machine, "cores": cores(), "versions": _versions([engine]), "speed": speed.SPEED_VERSION}
     for artifact in release.artifacts:
         speed_key = key({"sha256": artifact.sha256, "level": artifact.level, "ids": ids.tolist(), **facts})

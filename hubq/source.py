@@ -28,6 +28,8 @@ USED = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "[0-9]_Pooling/config.json",
     "model.safetensors.index.json",
     "README.md",

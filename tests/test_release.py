@@ -316,17 +316,6 @@ def test_a_vision_tower_that_stays_behind_is_named(
     assert b"Not converted: vision\\_tower, multi\\_modal\\_projector." in result.card["README.md"]
 
 
-def test_an_encoder_is_published_without_measurements(request_: Request, tmp_path: Path) -> None:
-    folder = make(variants()["bert-plain"], tmp_path / "source" / "Tiny-Bert")
-    with pytest.raises(Unsupported, match="BertModel is an encoder: it predicts no tokens") as caught:
-        plan(replace(request_, model=str(folder)))
-    assert "--no-eval" in caught.value.hint
-    release = publish(replace(request_, model=str(folder), text=None)).release
-    outcomes = {check.name: check.outcome for check in release.checks if check.level == release.artifacts[0].level}
-    assert outcomes["logits"] == "not checked" and "failed" not in outcomes.values()
-    assert {check.detail for check in release.checks if check.name == "logits"} == {"an encoder has no logits"}
-
-
 def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopback.Hub, request_: Request) -> None:
     files = hub.files("org/Tiny-Llama")
     config = json.loads(files["config.json"]) | {"auto_map": {"AutoModel": "evil.Model"}}

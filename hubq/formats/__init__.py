@@ -12,7 +12,7 @@ calibrated(plan) -> list[str]                             # the checkpoint's ten
 write_imatrix(plan, activations, path)                    # the matrix that a plan expects, from those inputs
 with_imatrix(plan, imatrix) -> Plan
 engines(source) -> tuple[str, ...]                        # the ways to run its files here
-load(artifact, source, engine)                            # context manager: ids -> logits
+load(artifact, source, engine, task)                      # context manager: ids -> logits, or what else the task is scored by
 RUNTIME: str                                              # the engine that users run
 player(path, count)                                       # context manager: a speed.Player in that engine
 probe_text() -> str                                       # a short text to check logits on

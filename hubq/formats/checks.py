@@ -1,17 +1,51 @@
-"""What the gates of all formats share: how a check ends, and the bounds that a file's logits have to keep."""
+"""What the gates of all formats share: how a check ends, and the rules that what a file computes has to keep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hubq.errors import HubqError
 from hubq.nouns import Measurement
 
 Outcome = tuple[Literal["passed", "failed", "not checked"], str]
-# least bits per weight -> the most median KL divergence from the source (nats per token), and the least share of same top
-# tokens. The median, because a mixture's router may send a few tokens elsewhere without anything being wrong
-Bounds = Mapping[int, tuple[float, float]]
+# kind of task -> least bits per weight -> the bounds of its rules
+Bounds = Mapping[str, Mapping[int, tuple[float, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A number of a measurement that a file has to keep on one `side` of a bound; `words` name it, `unit` follows it."""
+
+    metric: str
+    words: str
+    side: Literal["at most", "at least"]
+    unit: str = ""
+
+    def keeps(self, value: float, bound: float) -> bool:
+        """Whether a value is on the right side."""
+        return value <= bound if self.side == "at most" else value >= bound
+
+    def show(self, value: float) -> str:
+        """A value in its unit."""
+        return f"{100 * value:.4g} %" if self.unit == "%" else f"{value:.3g} {self.unit}".strip()
+
+
+# kind of task -> the name of the check and its rules. Of next tokens the median divergence, because a mixture's router may send
+# a few tokens elsewhere without anything being wrong
+RULES: dict[str, tuple[str, tuple[Rule, ...]]] = {
+    "tokens": (
+        "logits",
+        (Rule("kld_median", "median KL divergence", "at most", "nats"), Rule("top1", "same top tokens", "at least", "%")),
+    ),
+    "vectors": ("embeddings", (Rule("cosine", "mean cosine", "at least"),)),
+    "labels": (
+        "logits",
+        (Rule("label_kld", "mean KL divergence", "at most", "nats"), Rule("same_label", "same labels", "at least", "%")),
+    ),
+    "scores": ("scores", (Rule("score_rms", "difference of scores in standard deviations", "at most"),)),
+}
 
 
 class Differs(Exception):
@@ -34,11 +68,18 @@ def outcome(check: Callable[..., str], *arguments: Any) -> Outcome:
         return "not checked", str(reason)
 
 
-def logits(row: Measurement, bits: float, bounds: Bounds, text: str) -> str:
-    """The next-token distributions of a file stay within the bounds of its bits, measured on the `text` of that name."""
-    most, least = next(bound for fewest, bound in bounds.items() if bits >= fewest)
-    kld, top1 = row.values["kld_median"].value, row.values["top1"].value
-    told = f"at most {most} nats, and at least {100 * least:g} % of the top tokens the same"
-    if not (kld <= most and top1 >= least):
-        raise Differs(f"median KL divergence {kld:.3g} nats, {100 * top1:.1f} % of the top tokens the same; wanted is {told}")
-    return f"median KL divergence from the source {told}, on the {text} text"
+def kind(row: Measurement | None) -> str:
+    """The kind of task that a measurement is of; that of next tokens where there is none."""
+    return next((kind for kind, (_, rules) in RULES.items() if row and rules[0].metric in row.values), "tokens")
+
+
+def outputs(row: Measurement, bits: float, bounds: Bounds, text: str) -> str:
+    """What a file computes stays within the bounds of its bits, measured against the source on the `text` of that name."""
+    rules = RULES[kind(row)][1]
+    limits = next(limits for fewest, limits in bounds[kind(row)].items() if bits >= fewest)
+    told = ", ".join(f"{rule.words} {rule.side} {rule.show(bound)}" for rule, bound in zip(rules, limits, strict=True))
+    values = [row.values[rule.metric].value for rule in rules]
+    if not all(rule.keeps(value, bound) for rule, value, bound in zip(rules, values, limits, strict=True)):
+        found = ", ".join(f"{rule.words} {rule.show(value)}" for rule, value in zip(rules, values, strict=True))
+        raise Differs(f"{found}; wanted is {told}")
+    return f"against the source on the {text} text: {told}"

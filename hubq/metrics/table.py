@@ -1,4 +1,4 @@
-"""The per-token table that every metric reads, and the statistics that they share.
+"""The tables that metrics read, one for each kind of task, and the statistics that they share.
 
 Tokens of one window share their text, so they are not independent: every standard error here is clustered by window
 (Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640).
@@ -6,6 +6,7 @@ Tokens of one window share their text, so they are not independent: every standa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,3 +69,77 @@ def exponential(estimate: Estimate) -> Estimate:
     """exp of an estimate, its error by the delta method."""
     value = float(np.exp(estimate.value))
     return Estimate(value, value * estimate.stderr, estimate.count)
+
+
+# --- of models that predict no next tokens ---
+
+GROUPS = 32  # of texts, of which the jackknife leaves out one at a time
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One vector of each of N texts: `ref` the reference's, `found` the variant's, float64 [N, D], of length 1."""
+
+    ref: np.ndarray
+    found: np.ndarray
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What was seen at the scored places of each of N texts, of which text n has P_n.
+
+    kld     N times [P_n] float64  KL(reference || variant) of the distribution over labels, in nats
+    same    N times [P_n] bool     the reference's most probable label is the variant's, too
+    """
+
+    kld: Sequence[np.ndarray]
+    same: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One score of each of N pairs of texts: `ref` the reference's, `found` the variant's, float64 [N]."""
+
+    ref: np.ndarray
+    found: np.ndarray
+
+
+def by_text(rows: Sequence[np.ndarray]) -> Estimate:
+    """The mean over all places of N texts, its error clustered by text."""
+    value, stderr = ratio(np.array([row.sum(dtype=np.float64) for row in rows]), np.array([float(len(row)) for row in rows]))
+    return Estimate(value, stderr, sum(map(len, rows)))
+
+
+def bootstrap(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
+    """A statistic of the texts whose indices it is given, its error by a seeded bootstrap over `count` texts."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    resampled = [statistic(rng.integers(count, size=count)) for _ in range(RESAMPLES)]
+    return Estimate(statistic(np.arange(count)), float(np.std(resampled, ddof=1)), count)
+
+
+def jackknife(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
+    """A statistic of the texts whose indices it is given, its error by leaving out a group of them at a time.
+
+    For statistics of pairs of texts, where a bootstrap would pair a text with itself. The error is
+    sqrt((G - 1) / G * sum((s_g - mean(s))^2)) over G groups (Efron and Tibshirani 1993, chapter 11).
+    """
+    groups, texts = min(GROUPS, count), np.arange(count)
+    left = [statistic(texts[texts % groups != group]) for group in range(groups)]
+    spread = np.sum((np.array(left) - np.mean(left)) ** 2)
+    return Estimate(statistic(texts), float(np.sqrt((groups - 1) / groups * spread)), count)
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays [N]; ties have the mean of their ranks, and NaN stands for no order at all."""
+    ranks = [_ranks(values) - (len(values) - 1) / 2 for values in (one, other)]
+    size = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float((ranks[0] * ranks[1]).sum() / size) if size else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1], True])
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat((starts[:-1] + starts[1:] - 1) / 2, np.diff(starts))
+    return ranks

@@ -114,6 +114,7 @@ def test_metrics_are_deterministic_and_complete() -> None:
     assert estimates(correlated(7)) == estimates(correlated(7))
     assert list(METRICS) == [
         "ppl", "ln_ppl_ratio", "ppl_ratio", "kld", "kld_median", "kld_p99", "top1", "bits_per_byte", "delta_p",
+        "cosine", "cosine_min", "similarity", "neighbours", "label_kld", "same_label", "ranking", "score_rms",
     ]  # fmt: skip
     for name, metric in METRICS.items():
         assert metric.name == name and metric.title and metric.better in ("lower", "higher", "zero")

@@ -87,9 +87,9 @@ class Plan:
         return ()
 
     @property
-    def predicts(self) -> bool:
-        """Whether it is a model of next tokens, whose predictions can be measured."""
-        return self.blueprint.predicts
+    def task(self) -> str:
+        """See Blueprint."""
+        return self.blueprint.task
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -279,11 +279,11 @@ def tokenize(source: Source, text: str) -> tuple[Any, Any, int | None]:
     return tokenize(source, text)
 
 
-def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Any]:
-    """A file as a function from token ids to logits; see engine.load."""
+def load(artifact: Artifact, source: Source, engine: str, task: str = "text-generation") -> AbstractContextManager[Any]:
+    """A file as a function from token ids to logits, or to what else its task is scored by; see engine.load."""
     from hubq.formats.gguf.engine import load
 
-    return load(artifact, source, engine)
+    return load(artifact, source, engine, task)
 
 
 def probe_text() -> str:

@@ -16,11 +16,12 @@ import gguf
 from hubq.checkpoint import StoredTensor
 from hubq.errors import BadSource
 from hubq.formats.gguf.arch import family
-from hubq.formats.gguf.pooling import lost_steps, pooling
+from hubq.formats.gguf.pooling import pooling
 from hubq.formats.gguf.read import Array
 from hubq.formats.gguf.recipe import Model
 from hubq.formats.gguf.tensors import Tensor
 from hubq.formats.gguf.vocab import Vocab, read_vocab
+from hubq.pooling import lost_steps
 
 SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "sampling_min_p", "temperature": "sampling_temp"}
 
@@ -29,13 +30,13 @@ SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "samp
 class Blueprint(ABC):
     """All that a model's files hold but weights: tensors in file order, and what `pairs` gives.
 
-    `predicts` says whether it is a model of next tokens; encoders are not. `left_out` are the parts of the source that the
-    files do not hold.
+    `task` is what the files are for, one of tasks.TASKS: encoders extract features, whatever head the source has. `left_out`
+    are the parts of the source that the files do not hold.
     """
 
     tensors: list[Tensor]
     model: Model
-    predicts: bool = True
+    task: str = "text-generation"
     left_out: tuple[str, ...] = ()
 
     @property
@@ -127,7 +128,7 @@ def of_checkpoint(repo: str, folder: Path, config: Mapping[str, Any], stored: Ma
     return Drawn(
         tensors=tensors,
         model=model,
-        predicts=not kind.encoder,
+        task="feature-extraction" if kind.encoder else "text-generation",
         left_out=(*modules, *(lost_steps(folder) if kind.encoder else ())),
         keys=keys,
         vocab=read_vocab(folder, _size(keys, f"{kind.gguf}.vocab_size")),

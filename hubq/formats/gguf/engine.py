@@ -28,7 +28,8 @@ from hubq.formats.gguf.read import StoredTensor, read_set
 from hubq.formats.gguf.tensors import Tensor, restore
 from hubq.nouns import Artifact, Source
 
-Logits = Callable[[np.ndarray, int], Any]
+Model = Callable[[np.ndarray, Any], Any]
+DECODER = "text-generation"
 
 RUNTIME = "llama.cpp"
 AGAIN = "build it again in a fresh folder: --work-dir DIR"
@@ -40,22 +41,24 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name != RUNTIME or importlib.util.find_spec("llama_cpp"))
 
 
-def load_source(source: Source) -> AbstractContextManager[Logits]:
+def load_source(source: Source) -> AbstractContextManager[Model]:
     """The GGUF that a source is, as a function from token ids to logits. Raises as `load`."""
     assert source.gguf
     _check_available(RUNTIME)
-    return _run(source.gguf)
+    return _run(source.gguf, DECODER)
 
 
-def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Logits]:
-    """A GGUF that scores token ids: a context manager of a callable like that of reference.load.
+def load(artifact: Artifact, source: Source, engine: str, task: str = DECODER) -> AbstractContextManager[Model]:
+    """A GGUF that scores token ids: a context manager of a callable like that of reference.load, or of reference.load_rows.
+
+    For the latter llama.cpp gives the embedding of a text as a row alone, where the file says how to pool.
 
     Raises Usage for an unknown engine, MissingExtra where llama.cpp is not installed, HubqError for a file that does not load.
     """
     if engine not in ENGINES:
         raise Usage(f"there is no engine {engine!r} for GGUF", f"choose one of {', '.join(ENGINES)}")
     _check_available(engine)
-    return ENGINES[engine](artifact, source)
+    return ENGINES[engine](artifact, source, task)
 
 
 def _check_available(engine: str) -> None:
@@ -64,11 +67,14 @@ def _check_available(engine: str) -> None:
 
 
 @contextmanager
-def _weights(artifact: Artifact, source: Source) -> Iterator[Logits]:
+def _weights(artifact: Artifact, source: Source, task: str) -> Iterator[Model]:
     from hubq import reference
 
-    with reference.load(source.config, decoded(artifact.path, source)) as logits:
-        yield logits
+    tensors = decoded(artifact.path, source)
+    with (
+        reference.load(source.config, tensors) if task == DECODER else reference.load_rows(source.config, tensors, task) as run
+    ):
+        yield run
 
 
 def decoded(path: Path, source: Source) -> Iterator[tuple[str, np.ndarray]]:
@@ -161,8 +167,8 @@ def vocabulary(path: Path) -> Iterator[Vocabulary]:
         yield Vocabulary(model)
 
 
-def _llama_cpp(artifact: Artifact, source: Source) -> AbstractContextManager[Logits]:
-    return _run(artifact.path)
+def _llama_cpp(artifact: Artifact, source: Source, task: str) -> AbstractContextManager[Model]:
+    return _run(artifact.path, task)
 
 
 def tokenize(source: Source, text: str) -> tuple[np.ndarray, np.ndarray, int | None]:
@@ -184,11 +190,14 @@ def tokenize(source: Source, text: str) -> tuple[np.ndarray, np.ndarray, int | N
 
 
 @contextmanager
-def _run(path: Path) -> Iterator[Logits]:
+def _run(path: Path, task: str) -> Iterator[Model]:
     import llama_cpp
 
     with _model(path, llama_cpp.llama_model_default_params()) as model:
-        yield lambda ids, first: _decode(model, path.name, ids, first)
+        if task == DECODER:
+            yield lambda ids, first: _decode(model, path.name, ids, first)
+        else:
+            yield lambda ids, segments: _embed(model, path.name, ids)
 
 
 @contextmanager
@@ -211,9 +220,33 @@ def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
     """Logits [T - 1 - first, V], float32, of one window in an empty context: one batch, as llama-perplexity does."""
     import llama_cpp
 
-    with _context(model, name, len(ids)) as context:
-        tokens, wanted = ids.astype(np.int32), np.zeros(len(ids), np.int8)
-        wanted[first:-1] = 1
+    wanted = np.zeros(len(ids), np.int8)
+    wanted[first:-1] = 1
+    shape = (int(wanted.sum()), llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
+    with _computed(model, name, ids, wanted, False) as context:
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape).copy()
+
+
+def _embed(model: Any, name: str, ids: np.ndarray) -> np.ndarray:
+    """The embedding of a text, [1, D] float32, pooled as the file says; where it says nothing the last hidden states [T, D]."""
+    import llama_cpp
+
+    width = llama_cpp.llama_model_n_embd(model)
+    with _computed(model, name, ids, np.ones(len(ids), np.int8), True) as context:
+        pooled = llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE
+        found = llama_cpp.llama_get_embeddings_seq(context, 0) if pooled else llama_cpp.llama_get_embeddings(context)
+        if not found:
+            raise HubqError(f"llama.cpp makes no embedding with {name}: {_reason()}", AGAIN)
+        return np.ctypeslib.as_array(found, (1 if pooled else len(ids), width)).copy()
+
+
+@contextmanager
+def _computed(model: Any, name: str, ids: np.ndarray, wanted: np.ndarray, embeddings: bool) -> Iterator[Any]:
+    """A context in which the model has run on ids [T], in one batch; `wanted` [T] marks those that an output is wanted of."""
+    import llama_cpp
+
+    with _context(model, name, len(ids), embeddings) as context:
+        tokens = ids.astype(np.int32)
         batch = llama_cpp.llama_batch(
             n_tokens=len(ids),
             token=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
@@ -221,18 +254,18 @@ def _decode(model: Any, name: str, ids: np.ndarray, first: int) -> np.ndarray:
         )
         if code := llama_cpp.llama_decode(context, batch):
             raise HubqError(f"llama.cpp failed on {name} with code {code}: {_reason()}", AGAIN)
-        shape = (int(wanted.sum()), llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape).copy()
+        yield context
 
 
 @contextmanager
-def _context(model: Any, name: str, count: int) -> Iterator[Any]:
+def _context(model: Any, name: str, count: int, embeddings: bool = False) -> Iterator[Any]:
     """A context for `count` ids in one batch."""
     import llama_cpp
 
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = count
     settings.n_threads = settings.n_threads_batch = cores()
+    settings.embeddings = embeddings
     context = llama_cpp.llama_init_from_model(model, settings)
     if not context:
         raise HubqError(f"llama.cpp cannot make room for {count} tokens of {name}: {_reason()}", "use shorter windows")
@@ -291,7 +324,7 @@ def _reason() -> str:
     return _log[0] if _log else "it gives no reason"
 
 
-ENGINES: dict[str, Callable[[Artifact, Source], AbstractContextManager[Logits]]] = {
+ENGINES: dict[str, Callable[[Artifact, Source, str], AbstractContextManager[Model]]] = {
     RUNTIME: _llama_cpp,
     "weights": _weights,
 }

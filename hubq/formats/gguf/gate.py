@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.checkpoint import AGAIN, few
 from hubq.errors import BadSource, HubqError
-from hubq.formats.checks import Differs, NotChecked, Outcome, logits, outcome
+from hubq.formats.checks import RULES, Bounds, Differs, NotChecked, Outcome, kind, outcome, outputs
 from hubq.formats.gguf.levels import LEVELS
 from hubq.formats.gguf.origin import own_pairs
 from hubq.formats.gguf.probe import PROBE
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
 
 ENGINE = "llama.cpp"
 WITHOUT = "llama-cpp-python is not installed"
+HANGUL = re.compile("[\uac00-\ud7a3]+")
 OTHER_IDS = 0.01  # share of the evaluation text's ids in lines that llama.cpp may read otherwise
 SPECIAL = 500  # special tokens whose ids are compared
 
 # well above what levels lose (cards/ has a model of 135 M weights, and small ones lose most), and below what a wrong
 # permutation does; under 5 bits they tell little more than that a file is not broken
-BOUNDS = {16: (0.01, 0.9), 8: (0.03, 0.85), 6: (0.1, 0.75), 5: (0.3, 0.5), 4: (1.0, 0.15), 3: (2.0, 0.05), 0: (4.0, 0.0)}
+BOUNDS: Bounds = {
+    "tokens": {16: (0.01, 0.9), 8: (0.03, 0.85), 6: (0.1, 0.75), 5: (0.3, 0.5), 4: (1.0, 0.15), 3: (2.0, 0.05), 0: (4.0, 0.0)},
+    "vectors": {16: (0.999,), 8: (0.99,), 6: (0.97,), 5: (0.95,), 4: (0.9,), 3: (0.7,), 0: (0.4,)},
+}
 
 QUESTION, ANSWER, LAST = "What is the weather in Zürich?", "I do not know yet.", "12 °C and sun."
 CALL = {"id": "abcdef123", "type": "function", "function": {"name": "weather", "arguments": {"place": "Zürich"}}}
@@ -73,7 +78,7 @@ SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
 ) -> tuple[Check, ...]:
-    """Hold each file against its source: tokenizer, chat template, stop tokens and logits; or metadata, of a source in GGUF.
+    """Hold each file against its source: tokenizer, chat template, stop tokens and what it computes; of a GGUF its metadata.
 
     `text` is that of the evaluation, or empty; `measurements` those in llama.cpp, and `unmeasured` says why there are none.
     """
@@ -84,8 +89,9 @@ def check(
         header = read_set(artifact.path)[0]
         if (pairs := own_pairs(header)) != known:  # levels of one model share their metadata
             known, found = pairs, _metadata_checks(header, source, theirs, text)
-        scored = outcome(_logits, artifact, rows.get(artifact.level), "probe" if not text else "evaluation", unmeasured)
-        checks += [Check(artifact.level, name, *ended) for name, ended in {**found, "logits": scored}.items()]
+        row = rows.get(artifact.level)
+        scored = outcome(_outputs, artifact, row, "probe" if not text else "evaluation", unmeasured)
+        checks += [Check(artifact.level, name, *ended) for name, ended in {**found, RULES[kind(row)][0]: scored}.items()]
     return tuple(checks)
 
 
@@ -103,7 +109,7 @@ def _metadata_checks(header: Header, source: Source, theirs: _Theirs, text: str)
 def _tokenizer_checks(path: Path, metadata: Mapping[str, Any], theirs: _Theirs, text: str) -> dict[str, Outcome]:
     """The checks of a tokenizer and its chat template."""
     by_vocabulary: dict[str, Callable[[_Ours], str]] = {
-        "token ids": lambda ours: _token_ids(ours.vocab, theirs, text),
+        "token ids": lambda ours: _token_ids(ours, theirs, text),
         "special tokens": lambda ours: _special_tokens(ours.vocab, theirs),
         "conversation": lambda ours: _conversation(ours, theirs),
         "one BOS": lambda ours: _one_bos(ours, theirs),
@@ -250,14 +256,18 @@ def _key(name: str) -> str:
 # --- the checks: each returns what was found equal, or raises ---
 
 
-def _token_ids(vocab: Vocabulary, theirs: _Theirs, text: str) -> str:
+def _token_ids(file: _Ours, theirs: _Theirs, text: str) -> str:
     """The ids of texts: all of the probe's, and nearly all of the evaluation's.
 
     llama.cpp has limits of its own, which no file can mend: it composes no decomposed letters, and of some pre-tokenizers it
-    knows the rules for most scripts only. The probe leaves those out.
+    knows the rules for most scripts only. The probe leaves those out. Vocabularies of BERT decompose letters, and of a syllable
+    of Hangul llama.cpp then keeps the first alone: these have a probe without.
     """
+    vocab, probe = file.vocab, PROBE
+    if file.metadata.get("tokenizer.ggml.model") == "bert":
+        probe = HANGUL.sub("", PROBE)
     special, source = theirs.tokenizer is not None, tokenizer_files(theirs.folder) or "tokenizer.model"
-    ours, wanted = vocab.encode(PROBE, parse_special=special), theirs.encode(PROBE)
+    ours, wanted = vocab.encode(probe, parse_special=special), theirs.encode(probe)
     _same_ids(ours, wanted, "a probe text", vocab)
     told = f"the {len(ours):,} ids of a probe text are those of {source}"
     ours, wanted = vocab.encode(text, parse_special=special), theirs.encode(text)
@@ -396,8 +406,8 @@ def _same_vocabulary(header: Header, source: Source, text: str) -> str:
         raise Differs(error.message) from error
 
 
-def _logits(artifact: Artifact, row: Measurement | None, text: str, unmeasured: str) -> str:
-    """The next-token distributions stay within the bounds of the file's bits."""
+def _outputs(artifact: Artifact, row: Measurement | None, text: str, unmeasured: str) -> str:
+    """What the file computes stays within the bounds of its bits."""
     if row is None:
         raise NotChecked(unmeasured or (WITHOUT if not importlib.util.find_spec("llama_cpp") else "no file was scored"))
-    return logits(row, min(LEVELS[artifact.level.partition(":")[2]].bits, artifact.bits_per_weight), BOUNDS, text)
+    return outputs(row, min(LEVELS[artifact.level.partition(":")[2]].bits, artifact.bits_per_weight), BOUNDS, text)

@@ -176,7 +176,7 @@ def draw(given: Given, left_out: Sequence[str] = ()) -> Copied:
             for name, tensor in given.stored.items()
         ],
         model=model_facts(given.architecture, first.metadata),
-        predicts=bool(causal) and given.architecture not in NO_DECODER,
+        task="text-generation" if causal and given.architecture not in NO_DECODER else "feature-extraction",
         left_out=tuple(left_out),
         raw=tuple(own_pairs(first).values()),
         chats=bool(first.metadata.get(TEMPLATE)),

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from hubq.nouns import Artifact, Release
 from hubq.source import HUB_ID
+from hubq.tasks import task_of
 
 _CLOSED = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # a line break would end a block of code
 _LLAMA_CPP = "**llama.cpp**, in the terminal and as a server with a web page"
@@ -52,8 +53,8 @@ def _remote(release: Release, file: Artifact) -> list[str]:
         hf, ollama = f"-hf {target} --hf-file {shlex.quote(name)}", shlex.quote(f"hf.co/{target}:{name}")
     link = f"lmstudio://open_from_hf?model={target}&file={quote(name)}"
     return [
-        _block(_LLAMA_CPP, _cli(release, hf), f"llama-server {hf}"),
-        _block("**Ollama**", f"ollama run {ollama}"),
+        _block(_LLAMA_CPP, *_llama_cpp(release, hf)),
+        _block("**Ollama**", f"ollama {'pull' if _embeds(release) else 'run'} {ollama}"),
         _block(
             "**LM Studio**, by its command line or by a link", f"lms get https://huggingface.co/{target}@{level}", f"# {link}"
         ),
@@ -65,10 +66,21 @@ def _remote(release: Release, file: Artifact) -> list[str]:
 def _local(release: Release, file: Artifact) -> list[str]:
     name, modelfile = shlex.quote(file.path.name), shlex.quote(f"FROM ./{file.path.name}")
     return [
-        _block(_LLAMA_CPP, _cli(release, f"-m {name}"), f"llama-server -m {name}"),
+        _block(_LLAMA_CPP, *_llama_cpp(release, f"-m {name}")),
         _block("**Ollama**", f"echo {modelfile} > Modelfile", "ollama create my-model -f Modelfile", "ollama run my-model"),
         _block("**LM Studio**", f"lms import {name}"),
     ]
+
+
+def _llama_cpp(release: Release, model: str) -> list[str]:
+    if _embeds(release):
+        return [f'llama-embedding {model} -p "Once upon a time"', f"llama-server {model} --embeddings"]
+    return [_cli(release, model), f"llama-server {model}"]
+
+
+def _embeds(release: Release) -> bool:
+    """Whether the model is an encoder, whatever head its source has."""
+    return task_of({"architectures": [release.architecture]}) != "text-generation"
 
 
 def _cli(release: Release, model: str) -> str:

@@ -14,7 +14,9 @@ from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
+from hubq.pooling import lost_steps
 from hubq.store import joint_sha256, sha256
+from hubq.tasks import task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +55,12 @@ DECODER = "text-generation-with-past"
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What is known of a model's files before it is exported; `tensors` are those of its GGUF, which name importances."""
+    """What is known of a model's files before it is exported; `tensors` are those of its GGUF, which name importances.
 
+    `exported` is Optimum's name of the task, `task` the Hub's.
+    """
+
+    exported: str
     task: str
     weights: int
     has_chat_template: bool
@@ -63,9 +69,9 @@ class Blueprint:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def predicts(self) -> bool:
-        """Whether it is a model of next tokens, whose predictions can be measured."""
-        return self.task == DECODER
+    def decoder(self) -> bool:
+        """Whether it is a model of next tokens."""
+        return self.exported == DECODER
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Plan:
         """The full names of the levels that an importance matrix has a say in."""
         from hubq.formats.onnx.levels import scheme
 
-        blocks = {f"onnx:{name}" for name in self.levels if scheme(name, self.predicts).way == "blocks"}
+        blocks = {f"onnx:{name}" for name in self.levels if scheme(name, self.blueprint.decoder).way == "blocks"}
         return blocks if self.imatrix else set()
 
     @property
@@ -135,9 +141,9 @@ class Plan:
         return tuple(told)
 
     @property
-    def predicts(self) -> bool:
+    def task(self) -> str:
         """See Blueprint."""
-        return self.blueprint.predicts
+        return self.blueprint.task
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -191,7 +197,7 @@ def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str
     tied = bool(config.get("tie_word_embeddings", True)) and "lm_head.weight" in stored
     weights = sum(math.prod(tensor.shape) for name, tensor in stored.items() if not (tied and name == "lm_head.weight"))
     chats = (folder / "chat_template.jinja").is_file() or bool(read_settings(folder).get("chat_template"))
-    return Blueprint(_task(config), weights, chats, tensors, config=config)
+    return Blueprint(_task(config), task_of(config), weights, chats, tensors, lost_steps(folder), config=config)
 
 
 def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Plan:
@@ -212,7 +218,7 @@ def plan(blueprint: Blueprint, levels: Sequence[Level], options: Options) -> Pla
         imatrix = stand_in(imatrix, blueprint.tensors, head=True)
     if genai.LEVEL in (level.name for level in levels):
         genai.check(blueprint.config)
-    exporter = choose(blueprint.config, blueprint.task, options.exporter)
+    exporter = choose(blueprint.config, blueprint.exported, options.exporter)
     target = options.target or "cpu"
     find(target)
     return Plan(blueprint, tuple(level.name for level in levels), imatrix, exporter, target)
@@ -274,7 +280,7 @@ def intermediate(plan: Plan, level: str) -> dict[str, Any]:
     from hubq.formats.onnx.exporters import EXPORTERS
     from hubq.formats.onnx.levels import scheme
 
-    if scheme(level, plan.predicts).way == "builder":
+    if scheme(level, plan.blueprint.decoder).way == "builder":
         return {}
 
     return {"exporter": EXPORTERS[plan.exporter].environment.folder.name, "format": VERSION}
@@ -288,9 +294,8 @@ def make_intermediate(plan: Plan, source: Source, path: Path, tell: Callable[[st
     from hubq.formats.onnx.export import export
 
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as aside:
-        made = export(
-            source.folder, [file.path for file in source.files], plan.blueprint.task, Path(aside), tell, plan.exporter
-        )
+        files = [file.path for file in source.files]
+        made = export(source.folder, files, plan.blueprint.exported, Path(aside), tell, plan.exporter)
         tell("putting the graph into its normal form")
         model = graph.read(Path(aside) / made.graphs[0].file)
         graph.normalize(model)
@@ -356,11 +361,11 @@ def engines(source: Source) -> tuple[str, ...]:
     return (RUNTIME,)
 
 
-def load(artifact: Artifact, source: Source, engine: str) -> AbstractContextManager[Any]:
-    """A file as a function from token ids to logits; see engine.load."""
-    from hubq.formats.onnx.engine import load
+def load(artifact: Artifact, source: Source, engine: str, task: str = "text-generation") -> AbstractContextManager[Any]:
+    """A file as a function from token ids to logits, or to what else its task is scored by; see engine.load and load_rows."""
+    from hubq.formats.onnx.engine import load, load_rows
 
-    return load(artifact.path)
+    return load(artifact.path) if task == "text-generation" else load_rows(artifact.path)
 
 
 def player(path: Path, count: int) -> AbstractContextManager[Any]:

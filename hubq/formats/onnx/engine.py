@@ -22,6 +22,7 @@ from hubq.formats import cores
 from hubq.formats.onnx import graph
 
 Logits = Callable[[np.ndarray, int], np.ndarray]
+Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 AGAIN = "build it again in a fresh folder: --work-dir DIR"
 EXTRA = 'pip install "hubq[onnx]"'
@@ -29,6 +30,7 @@ EXTRA = 'pip install "hubq[onnx]"'
 PROVIDERS = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
 CPU = "CPUExecutionProvider"
 TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+ROWS = ("logits", "last_hidden_state")  # the output that is scored of a model that predicts no next tokens
 SILENT = 4  # onnxruntime's log: fatal errors only; others are raised as well
 TRIAL = 600  # seconds that a trial may take
 
@@ -49,6 +51,20 @@ def load(path: Path, threads: int | None = None, providers: list[str] | None = N
     """
     session = open_session(path, threads, providers)
     yield lambda ids, first: _run(session, path, _feeds(session, ids), ["logits"])["logits"][0, first:-1].astype(np.float32)
+
+
+@contextmanager
+def load_rows(path: Path, threads: int | None = None, providers: list[str] | None = None) -> Iterator[Rows]:
+    """A model of a task other than text generation: a callable like that of reference.load_rows. Raises as `load`."""
+    session = open_session(path, threads, providers)
+    present = [port.name for port in session.get_outputs()]
+    name = next(name for name in (*ROWS, present[0]) if name in present)
+
+    def run(ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        found = _run(session, path, _feeds(session, ids, segments=segments), [name])[name]
+        return found.reshape(-1, found.shape[-1]).astype(np.float32)
+
+    yield run
 
 
 def cache_difference(path: Path, ids: np.ndarray, threads: int | None = None) -> float:
@@ -145,15 +161,22 @@ def open_session(path: Path, threads: int | None = None, chosen: list[str] | Non
 
 
 def _feeds(
-    session: Any, ids: np.ndarray, past: Mapping[str, np.ndarray] | None = None, start: int = 0
+    session: Any,
+    ids: np.ndarray,
+    past: Mapping[str, np.ndarray] | None = None,
+    start: int = 0,
+    segments: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """A graph's inputs for one sequence of ids [T] that `start` others went before, whose cache is `past`."""
+    """A graph's inputs for one sequence of ids [T] that `start` others went before, whose cache is `past`.
+
+    `segments` [T] are the numbers of a pair's texts, zeros if not given.
+    """
     count = len(ids)
     known = {
         "input_ids": ids[None],
         "attention_mask": np.ones((1, start + count)),
         "position_ids": np.arange(start, start + count)[None],
-        "token_type_ids": np.zeros((1, count)),
+        "token_type_ids": np.zeros((1, count)) if segments is None else segments[None],
         **(past or {}),
     }
     return {

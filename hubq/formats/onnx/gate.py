@@ -9,13 +9,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hubq.formats.checks import Differs, NotChecked, logits, outcome
+from hubq.formats.checks import RULES, Bounds, Differs, NotChecked, kind, outcome, outputs
 from hubq.formats.onnx import engine, genai, graph
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Measurement, Source
 
 # well above what levels in blocks lose, and below what 8-bit activations do to a decoder
-BOUNDS = {16: (0.01, 0.9), 8: (0.05, 0.85), 0: (1.0, 0.3)}
+BOUNDS: Bounds = {
+    "tokens": {16: (0.01, 0.9), 8: (0.05, 0.85), 0: (1.0, 0.3)},
+    "vectors": {16: (0.999,), 8: (0.95,), 0: (0.8,)},
+    "labels": {16: (0.01, 0.9), 8: (0.1, 0.75), 0: (1.0, 0.3)},
+    "scores": {16: (0.1,), 8: (0.5,), 0: (1.5,)},
+}
 TOLERANCE = 0.1  # of logits with the cache from those without, in standard deviations: 8-bit activations differ by hundredths
 CACHED = 32  # ids that generation with the cache is tried on
 
@@ -23,7 +28,7 @@ CACHED = 32  # ids that generation with the cache is tried on
 def check(
     artifacts: Sequence[Artifact], source: Source, text: str, measurements: Sequence[Measurement], unmeasured: str = ""
 ) -> tuple[Check, ...]:
-    """Hold each file against its source: whether it runs, its inputs and outputs, its cache, its logits.
+    """Hold each file against its source: whether it runs, its inputs and outputs, its cache, what it computes.
 
     `text` is that of the evaluation, or empty; `measurements` those in onnxruntime, and `unmeasured` says why there are none.
     """
@@ -35,7 +40,7 @@ def check(
             "runs": outcome(_runs, file),
             "inputs and outputs": outcome(_contract, file),
             "cache": outcome(_cache, file),
-            "logits": outcome(_logits, file, rows.get(file.level), sample, unmeasured),
+            RULES[kind(rows.get(file.level))][0]: outcome(_outputs, file, rows.get(file.level), sample, unmeasured),
         }
         checks += [Check(file.level, name, *ended) for name, ended in found.items()]
     return tuple(checks)
@@ -67,8 +72,8 @@ def _cache(file: Artifact) -> str:
     return f"logits with the cache are those without it, within {TOLERANCE} of their standard deviation"
 
 
-def _logits(file: Artifact, row: Measurement | None, sample: str, unmeasured: str) -> str:
-    """The next-token distributions stay within the bounds of the level's bits."""
+def _outputs(file: Artifact, row: Measurement | None, sample: str, unmeasured: str) -> str:
+    """What the file computes stays within the bounds of the level's bits."""
     if row is None:
         raise NotChecked(unmeasured or "no file was scored")
-    return logits(row, LEVELS[file.level.partition(":")[2]].bits, BOUNDS, sample)
+    return outputs(row, LEVELS[file.level.partition(":")[2]].bits, BOUNDS, sample)

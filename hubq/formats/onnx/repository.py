@@ -12,7 +12,9 @@ from typing import Any
 from hubq.formats.onnx import genai
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Release, Source
+from hubq.pooling import lost_steps
 from hubq.source import HUB_ID
+from hubq.tasks import task_of
 
 # taken over from the source as they are
 COPIED = (
@@ -27,14 +29,18 @@ COPIED = (
     "chat_template.jinja",
 )
 DTYPES = ("fp32", "fp16", "q8", "int8", "uint8", "q4", "q4f16", "bnb4")  # of transformers.js; other files go by their names
+# of a model of sentence-transformers, which looks for its steps at the root as well
+SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]_Pooling/config.json")
 PREFERRED = ("q8", "q4", "fp16", "fp32")  # what somebody gets who does not choose
-TASKS = {"ForCausalLM": "text-generation", "ForMaskedLM": "fill-mask", "ForSequenceClassification": "text-classification"}
-TASKS |= {"ForTokenClassification": "token-classification"}
+POOLINGS = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}  # as transformers.js calls them
 
 
 def beside(source: Source, release: Release) -> dict[str, bytes]:
     """config.json for all graphs that `release` has, and the source's tokenizer and settings of generation."""
     files = {name: (source.folder / name).read_bytes() for name in COPIED if (source.folder / name).is_file()}
+    if not lost_steps(source.folder):  # else it would look for weights that are not there
+        found = [path for pattern in SENTENCES for path in source.folder.glob(pattern)]
+        files |= {path.relative_to(source.folder).as_posix(): path.read_bytes() for path in found}
     config = dict(source.config) | ({"transformers.js_config": _settings(release)} if _dtypes(release) else {})
     return files | {"config.json": (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
 
@@ -88,25 +94,28 @@ def _genai_block(model: str) -> str:
 
 
 def _dtype_blocks(release: Release, model: str) -> list[str]:
-    file = _first(release)
-    task = next((task for ending, task in TASKS.items() if release.architecture.endswith(ending)), "feature-extraction")
-    script = [
-        'import { pipeline } from "@huggingface/transformers";',
-        f'const run = await pipeline("{task}", "{model}", {_picked(file)});',
-        'console.log(await run("Once upon a time"));',
-    ]
-    kind = {"text-generation": "ORTModelForCausalLM"}.get(task)
-    python = [
-        f"from optimum.onnxruntime import {kind}",
-        f'model = {kind}.from_pretrained("{model}", subfolder="onnx", file_name="{file.path.name}")',
-    ]
-    blocks = [_block("**transformers.js** (`npm i @huggingface/transformers`)", "js", script)]
-    if kind:
-        blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", python))
+    file, pooling = _first(release), str(release.card.get("pooling", ""))
+    blocks = [_block("**transformers.js** (`npm i @huggingface/transformers`)", "js", _script(release, model, file, pooling))]
+    if task_of({"architectures": [release.architecture]}) == "text-generation":
+        blocks.append(_block("**Python** (`pip install optimum-onnx[onnxruntime]`)", "py", _optimum(model, file)))
+    if pooling and not release.left_out:
+        title = "**Sentence Transformers** (`pip install sentence-transformers[onnx]`)"
+        blocks.append(_block(title, "py", _sentences(model, file)))
     names = ", ".join(f"`{_name(file)}`" for file in _dtypes(release) if _name(file) in DTYPES)
     others = [f"`{_picked(file)}` picks {file.path.name}." for file in _dtypes(release) if _name(file) not in DTYPES]
     picks = [f"`dtype` picks the file: {names}."] if names else []
     return [*blocks, " ".join([*picks, *others])]
+
+
+def _script(release: Release, model: str, file: Artifact, pooling: str) -> list[str]:
+    task = task_of({"architectures": [release.architecture]})
+    options = f', {{ pooling: "{POOLINGS.get(pooling, "mean")}", normalize: true }}' if task == "feature-extraction" else ""
+    sample = "Once upon a time" + (" [MASK]" if task == "fill-mask" else "")
+    return [
+        'import { pipeline } from "@huggingface/transformers";',
+        f'const run = await pipeline("{task}", "{model}", {_picked(file)});',
+        f'console.log(await run("{sample}"{options}));',
+    ]
 
 
 def _picked(file: Artifact) -> str:
@@ -114,6 +123,21 @@ def _picked(file: Artifact) -> str:
     if _name(file) in DTYPES:
         return f'{{ dtype: "{_name(file)}" }}'
     return f'{{ model_file_name: "{file.path.stem}", dtype: "fp32" }}'
+
+
+def _optimum(model: str, file: Artifact) -> list[str]:
+    return [
+        "from optimum.onnxruntime import ORTModelForCausalLM",
+        f'model = ORTModelForCausalLM.from_pretrained("{model}", subfolder="onnx", file_name="{file.path.name}")',
+    ]
+
+
+def _sentences(model: str, file: Artifact) -> list[str]:
+    return [
+        "from sentence_transformers import SentenceTransformer",
+        f'model = SentenceTransformer("{model}", backend="onnx", model_kwargs={{"file_name": "{file.path.name}"}})',
+        'print(model.encode(["Once upon a time"]))',
+    ]
 
 
 def _block(title: str, language: str, lines: list[str]) -> str:

@@ -15,7 +15,8 @@ from formats.gguf.test_families import IDS, POSITIONS, expected
 from formats.gguf.test_write import build
 
 from hubq.errors import BadSource, HubqError, Unsupported
-from hubq.formats.gguf.pooling import lost_steps, pooling
+from hubq.formats.gguf.pooling import pooling
+from hubq.pooling import lost_steps
 
 FLAGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 POOLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -117,7 +118,7 @@ def refused(folder: Path, kind: type[HubqError], message: str) -> None:
     ],
 )
 def test_poolings_that_llama_cpp_lacks(tmp_path: Path, settings: dict[str, Any], named: str) -> None:
-    refused(steps(tmp_path, settings), Unsupported, f"llama.cpp has no pooling by {named}")
+    refused(steps(tmp_path, settings), Unsupported, f"hubq knows no pooling by {named}")
 
 
 def test_a_pooling_that_leaves_prompts_out(tmp_path: Path) -> None:

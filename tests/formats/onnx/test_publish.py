@@ -14,13 +14,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import tiny
-from families import make, variants
+import torch
+from test_release_tasks import encoder, source
+from transformers import AutoModel
 
+from hubq import card
 from hubq.errors import GateFailed, MissingExtra, Unsupported, Usage
 from hubq.formats import parse_levels
 from hubq.formats.onnx import blocks
 from hubq.plan import Request, plan
+from hubq.record import read_record
 from hubq.release import Event, publish
+from hubq.samples import samples
 from hubq.store import Store, sha256
 from hubq.text import TextSpec
 
@@ -120,17 +125,48 @@ def test_a_matrix_makes_four_bits_better_or_no_worse_and_is_published(request_: 
     assert (tmp_path / "Tiny-Llama-ONNX" / weighed.imatrices[0].file).is_file()
 
 
-def test_an_encoder_is_published_without_measurements(request_: Request, tmp_path: Path) -> None:
-    folder = make(variants()["bert-plain"], tmp_path / "source" / "Tiny-Bert")
-    with pytest.raises(Unsupported, match="BertModel is an encoder"):
-        plan(replace(request_, model=str(folder)))
-    result = publish(replace(request_, model=str(folder), text=None, levels=parse_levels("onnx:fp32,onnx:q8")))
+def test_an_encoder_of_sentences_is_published_with_its_steps(request_: Request, topics: Path, tmp_path: Path) -> None:
+    folder = encoder(tmp_path / "source" / "Tiny-Bert", pooling="mean")
+    text = TextSpec(str(topics), None, texts=24, length=64)
+    result = publish(replace(request_, model=str(folder), text=text, levels=parse_levels("onnx:fp32,onnx:q8")))
     checks = {(check.level, check.name): check.outcome for check in result.release.checks}
-    assert checks["onnx:q8", "runs"] == checks["onnx:q8", "inputs and outputs"] == "passed"
-    assert checks["onnx:q8", "logits"] == checks["onnx:q8", "cache"] == "not checked"
+    assert {checks["onnx:q8", name] for name in ("runs", "inputs and outputs", "embeddings")} == {"passed"}
+    assert checks["onnx:q8", "cache"] == "not checked"
+    rows = {row.level: row.values for row in result.release.measurements}
+    assert rows["onnx:fp32"]["cosine"].value > 1 - 1e-6 > rows["onnx:q8"]["cosine"].value
     session = onnxruntime.InferenceSession(Path(result.target) / "onnx" / "model_quantized.onnx")
-    feeds = {port.name: np.ones((1, 5), np.int64) for port in session.get_inputs()}
-    assert session.run(["last_hidden_state"], feeds)[0].shape[:2] == (1, 5)
+    theirs, cosines = AutoModel.from_pretrained(folder).eval(), []
+    for ids in samples(source(folder), text, "feature-extraction").ids:
+        feeds = {port.name: np.full((1, len(ids)), port.name == "attention_mask", np.int64) for port in session.get_inputs()}
+        found = session.run(["last_hidden_state"], feeds | {"input_ids": ids[None]})[0][0].mean(0)
+        with torch.inference_mode():
+            wanted = theirs(torch.tensor(ids[None])).last_hidden_state[0].mean(0).numpy()
+        cosines.append(found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted))
+    assert rows["onnx:q8"]["cosine"].value == pytest.approx(np.mean(cosines), abs=1e-5)
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"):
+        assert (Path(result.target) / name).read_bytes() == (folder / name).read_bytes()
+    card = result.card["README.md"].decode()
+    assert 'backend="onnx", model_kwargs={"file_name": "model_quantized.onnx"}' in card
+    assert 'pipeline("feature-extraction",' in card and '{ pooling: "mean", normalize: true }' in card
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "metric"),
+    [
+        ("BertForMaskedLM", {"tie_word_embeddings": True}, "same_label"),
+        ("BertForSequenceClassification", {"num_labels": 1, "pad_token_id": 0}, "ranking"),
+    ],
+)
+def test_classifiers_are_measured(
+    request_: Request, topics: Path, tmp_path: Path, kind: str, settings: dict[str, Any], metric: str
+) -> None:
+    folder = encoder(tmp_path / "source" / "Tiny-Bert", kind, **settings)
+    text = TextSpec(str(topics), None, texts=24, length=64)
+    result = publish(replace(request_, model=str(folder), text=text, levels=parse_levels("onnx:fp32,onnx:q4")))
+    rows = {row.level: row.values for row in result.release.measurements}
+    assert rows["reference"] == {} and rows["onnx:fp32"][metric].value > 0.999 > rows["onnx:q4"][metric].value > 0.2
+    assert "failed" not in {check.outcome for check in result.release.checks}
+    assert card.readme(read_record(result.card["release.json"]), "") and "model-index" not in result.card["README.md"].decode()
 
 
 def test_a_damaged_level_is_not_pushed(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
