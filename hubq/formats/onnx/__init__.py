@@ -14,7 +14,6 @@ from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
 from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
-from hubq.pooling import lost_steps
 from hubq.store import joint_sha256, sha256
 from hubq.tasks import task_of
 
@@ -188,6 +187,7 @@ def _task(config: Mapping[str, Any]) -> str:
 def draw(repo: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> Blueprint:
     """The blueprint of a model in transformers' format, from its small files and its tensors' shapes."""
     from hubq.formats.gguf.arch import family
+    from hubq.pooling import lost_steps
     from hubq.tokenize import read_settings
 
     try:
