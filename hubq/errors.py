@@ -5,6 +5,7 @@
     ├── Unsupported             exit 1   the source is fine, but hubq does not handle its kind
     ├── BadSource               exit 1   the source is damaged, incomplete or not what it says it is
     ├── HubError                exit 1   the Hub refused, or what it sent does not match its listing
+    │   └── Moved               exit 1   somebody else changed the repository during a push
     ├── MissingExtra            exit 1   a package is needed that is not installed
     └── GateFailed              exit 3   a file is not what its source is, and was not pushed
 
@@ -46,6 +47,10 @@ class BadSource(HubqError):
 
 class HubError(HubqError):
     """The Hub refused a request, or what it sent does not match its own listing."""
+
+
+class Moved(HubError):
+    """The repository is no longer in the state that a push was made for; nothing was committed."""
 
 
 class MissingExtra(HubqError):

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hubq import __version__, card
+from hubq import __version__
+from hubq.deliver import deliver
 from hubq.errors import GateFailed, HubqError, MissingExtra, Unsupported, Usage
 from hubq.formats import cores
 from hubq.hub import Hub
@@ -167,8 +167,6 @@ def _publish(job: _Job, planned: Plan) -> Result:
     if request.speed and job.windows is not None and artifacts:
         release = _time(job, planned, release, job.windows)
     hub.ensure(repo, request.private)
-    release = _with_earlier_levels(hub, repo, release, planned.format)
-    files = card.files(release, planned.format.usage(release))
     payload: dict[str, Path | bytes] = {
         file.path: artifact.path.with_name(PurePosixPath(file.path).name) for artifact in artifacts for file in artifact.files
     }
@@ -176,27 +174,10 @@ def _publish(job: _Job, planned: Plan) -> Result:
     if release.imatrices and planned.imatrix in release.imatrices and planned.imatrix_file:
         payload[planned.imatrix_file.name] = planned.imatrix_file
     message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
-    pushed = hub.push(repo, {**payload, **files}, message, lambda path, done, size: tell(Event("push", path, done, size)))
-    return Result(release, planned.target, pushed.commit, files)
-
-
-def _with_earlier_levels(hub: Hub, repo: str, release: Release, module: ModuleType) -> Release:
-    """The release together with the levels that earlier runs put there, best first."""
-    head = hub.snapshot(repo)
-    merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
-    order = {level.id: place for place, level in enumerate(module.LEVELS.values())}
-    artifacts = sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))
-    rows = sorted(
-        merged.measurements,
-        key=lambda row: (
-            row.level != card.REFERENCE,
-            card.ENGINES.index(row.engine) if row.engine in card.ENGINES else len(card.ENGINES),
-            order.get(row.level, len(order)),
-        ),
+    made = deliver(
+        hub, repo, release, payload, planned.format, message, lambda path, done, size: tell(Event("push", path, done, size))
     )
-    checks = sorted(merged.checks, key=lambda check: order.get(check.level, len(order)))
-    speeds = sorted(merged.speeds, key=lambda speed: order.get(speed.level, len(order)))
-    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
+    return Result(made.release, planned.target, made.snapshot.commit, made.card)
 
 
 def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | Samples | None:

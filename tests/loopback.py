@@ -88,8 +88,10 @@ class Hub:
         self.cut: dict[str, int] = {}  # path -> how many more downloads of it end one byte early
         self.tampered: dict[str, bytes] = {}  # path -> what a commit stores in place of what was sent
         self.before_commit: Callable[[], None] | None = None  # called once, as if by somebody else who is faster
+        self.barrier: threading.Barrier | None = None  # every client's first commit waits there for the others'
         self.lost_answers = 0  # how many more commits land, but are answered with 500
         self.hang = 0.0  # seconds that the next commit's answer takes after the commit landed
+        self.lock = threading.RLock()  # commits come one by one
         self._failures: list[list[Any]] = []
         self._closed = threading.Event()
 
@@ -312,14 +314,26 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, repo: str) -> None:
         self.may("write")
         lines = [json.loads(line) for line in self.body.splitlines()]
+        if (barrier := self.hub.barrier) and barrier.wait(120) == 0:
+            self.hub.barrier = None
         if self.hub.before_commit:
             act, self.hub.before_commit = self.hub.before_commit, None
             act()
+        with self.hub.lock:
+            self.commit_now(repo, lines)
+
+    def commit_now(self, repo: str, lines: list[dict[str, Any]]) -> None:
         head, header = self.commit_of(repo, None), lines[0]["value"]
         if header.get("parentCommit", head) != head:
             raise _Refused(412, "A commit has happened since. Please refresh and try again.")
-        sent = {line["value"]["path"]: self.content(line) for line in lines[1:]}
-        name = self.hub.add(repo, {path: self.hub.tampered.get(path, data) for path, data in sent.items()})
+        tree = dict(self.hub.files(repo))
+        for line in lines[1:]:
+            path = line["value"]["path"]
+            if line["key"] != "deletedFile":
+                tree[path] = self.hub.tampered.get(path, self.content(line))
+            elif tree.pop(path, None) is None:
+                raise _Refused(404, "A file with this name doesn't exist", "EntryNotFound")
+        name = self.hub.repos[repo].commit(tree)
         if self.hub.hang:
             seconds, self.hub.hang = self.hub.hang, 0.0
             self.hub._closed.wait(seconds)

@@ -22,7 +22,7 @@ hubq.cli
 hubq.ui_show
 hubq.ui hubq.doctor
 hubq.release hubq.verify
-hubq.plan
+hubq.plan hubq.deliver
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot hubq.samples
 hubq.formats hubq.metrics hubq.hub hubq.text

@@ -5,7 +5,7 @@ This package is the only one that imports huggingface_hub, and only once `connec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -59,12 +59,21 @@ class Hub(Protocol):
     def ensure(self, repo: str, private: bool = False) -> None:
         """Creates the repository where there is none; one that exists stays as it is."""
 
-    def push(self, repo: str, files: Mapping[str, Path | bytes], message: str, progress: Progress | None = None) -> Snapshot:
+    def push(
+        self,
+        repo: str,
+        files: Mapping[str, Path | bytes],
+        message: str,
+        progress: Progress | None = None,
+        head: Snapshot | None = None,
+        delete: Collection[str] = (),
+    ) -> Snapshot:
         """All files in one commit, or none of them; returns the snapshot that holds them, read back and compared.
 
-        What is there already is not sent again, and without a difference there is no commit. Files that are not in `files`
-        stay as they are. A commit whose answer was lost counts if the hub holds it. Raises HubError where somebody else
-        changed one of the files in the meantime, and where what was read back differs.
+        What is there already is not sent again, and without a difference there is no commit. The files in `delete` go in the
+        same commit, all others stay as they are. A commit whose answer was lost counts if the hub holds it. `head` is the
+        state that the files were made for: Moved is raised where the repository is in another one by now; without it, only
+        where somebody else changed one of the files. Raises HubError where what was read back differs.
         """
 
 

@@ -14,13 +14,13 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hubq.disk import sync
-from hubq.errors import HubError
+from hubq.errors import HubError, Moved
 from hubq.hub.files import CHUNK, Content, check_path, listed, open_content, same, sha256, size, verified
 from hubq.nouns import RepoFile, Snapshot
 
@@ -107,31 +107,39 @@ class Folder:
         files: Mapping[str, Path | bytes],
         message: str,
         progress: Callable[[str, int, int], None] | None = None,
+        head: Snapshot | None = None,
+        delete: Collection[str] = (),
     ) -> Snapshot:
         """See Hub.push. `message` is not kept. Pushed files are copied, the others stay the very same files."""
-        for path in files:
+        for path in (*files, *delete):
             check_path(path)
             if _hidden(path):
                 raise HubError(f"{path} begins with a dot, and a folder does not list such files", "rename the file")
         folder = self._find(repo)
+        with _plain_errors(folder):
+            hashes = {path: sha256(content) for path, content in files.items()}
         with _plain_errors(folder), _alone(folder):
             _recover(folder)
-            head = _listing(repo, folder)
-            hashes = {path: sha256(content) for path, content in files.items()}
-            changed = {path: files[path] for path in files if not same(head.file(path), files[path], hashes[path])}
-            if not changed:
-                return head
-            after = self._build(repo, changed, hashes, progress)
+            now = _listing(repo, folder)
+            if head and head.commit != now.commit:
+                raise Moved(f"somebody else changed {folder} during the push; nothing was changed", "run the command again")
+            changed = {path: files[path] for path in files if not same(now.file(path), files[path], hashes[path])}
+            gone = [path for path in delete if now.file(path)]
+            if not changed and not gone:
+                return now
+            after = self._build(repo, changed, gone, hashes, progress)
             os.rename(folder, _beside(folder, "old"))
             _recover(folder)
         return after
 
-    def _build(self, repo: str, changed: Mapping[str, Content], hashes: Mapping[str, str], progress: Any) -> Snapshot:
+    def _build(
+        self, repo: str, changed: Mapping[str, Content], gone: Sequence[str], hashes: Mapping[str, str], progress: Any
+    ) -> Snapshot:
         """The new state beside the old one, on disk and read back; where that fails nothing of it stays."""
         folder = self._folder(repo)
         fresh = _beside(folder, "new")
         try:
-            _write(folder, fresh, changed, progress)
+            _write(folder, fresh, changed, gone, progress)
             after = _listing(repo, fresh)
             for path, content in changed.items():
                 if not same(after.file(path), content, hashes[path]):
@@ -204,9 +212,11 @@ def _pinned(repo: str, folder: Path, paths: Sequence[str]) -> Snapshot:
     return Snapshot(repo, digest.hexdigest(), tuple(files))
 
 
-def _write(folder: Path, fresh: Path, changed: Mapping[str, Content], progress: Any) -> None:
-    """The new state in `fresh`, flushed to disk: `folder`'s files as hard links, and the changed ones as copies."""
+def _write(folder: Path, fresh: Path, changed: Mapping[str, Content], gone: Sequence[str], progress: Any) -> None:
+    """The new state in `fresh`, on disk: `folder`'s files as hard links less those `gone`, and the changed ones as copies."""
     shutil.copytree(folder, fresh, symlinks=True, copy_function=_link)
+    for path in gone:
+        (fresh / path).unlink()
     for path, content in changed.items():
         target = fresh / path
         if not target.resolve().is_relative_to(fresh.resolve()):

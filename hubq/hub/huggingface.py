@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import huggingface_hub as client
 from huggingface_hub import errors, utils
 
 from hubq import __version__
-from hubq.errors import HubError, HubqError
+from hubq.errors import HubError, HubqError, Moved
 from hubq.hub import faults
 from hubq.hub.faults import LOG_IN, TRY_AGAIN, again, explain, pause, scrub_record, status, transient
 from hubq.hub.files import Content, check_path, listed, same, sha256, size, verified
@@ -163,26 +164,28 @@ class HuggingFace:
         files: Mapping[str, Path | bytes],
         message: str,
         progress: Callable[[str, int, int], None] | None = None,
+        head: Snapshot | None = None,
+        delete: Collection[str] = (),
     ) -> Snapshot:
         """See Hub.push. Needs a token with write access."""
-        for path in files:
+        for path in (*files, *delete):
             check_path(path)
         self._need_token(repo)
-        head = self.snapshot(repo)
-        hashes = {path: sha256(content) for path, content in files.items()}
-        changed = [path for path, content in files.items() if not same(head.file(path), content, hashes[path])]
+        change = _Change(files, {path: sha256(content) for path, content in files.items()}, tuple(delete), head is not None)
+        start = head or self.snapshot(repo)
+        changed = change.missing(start)
         if not changed:
-            return head
+            return start
         with self._plain_errors(repo), _patience():
-            additions = self._upload(repo, {path: files[path] for path in changed}, hashes, progress)
-            after = self._commit(head, additions, message, files, hashes)
-        for path, content in files.items():
-            if not same(after.file(path), content, hashes[path]):
-                raise HubError(
-                    f"{path} in {repo} is not what was pushed: its SHA-256 should be {hashes[path]}, "
-                    f"but at commit {after.commit[:10]} the Hub lists {after.file(path)}",
-                    "run the command again: it sends only what differs",
-                )
+            additions = self._upload(repo, {path: files[path] for path in changed if path in files}, change.hashes, progress)
+            deletions = [client.CommitOperationDelete(path, is_folder=False) for path in changed if path not in files]
+            after = self._commit(start, [*additions, *deletions], message, change)
+        if wrong := change.missing(after):
+            raise HubError(
+                f"{wrong[0]} in {repo} is not what was pushed: its SHA-256 should be {change.hashes.get(wrong[0])}, "
+                f"but at commit {after.commit[:10]} the Hub lists {after.file(wrong[0])}",
+                "run the command again: it sends only what differs",
+            )
         return after
 
     def _upload(self, repo: str, files: Mapping[str, Content], hashes: Mapping[str, str], progress: Any) -> list[Any]:
@@ -200,27 +203,21 @@ class HuggingFace:
             additions.append(addition)
         return additions
 
-    def _commit(
-        self, head: Snapshot, additions: list[Any], message: str, files: Mapping[str, Content], hashes: Mapping[str, str]
-    ) -> Snapshot:
+    def _commit(self, head: Snapshot, operations: list[Any], message: str, change: _Change) -> Snapshot:
         """One commit on top of `head`. After an answer that leaves it open what happened, the Hub's files decide."""
         for wait in (*faults.WAITS, None):
             try:
-                commit = self._api.create_commit(head.repo, additions, commit_message=message, parent_commit=head.commit)
+                commit = self._api.create_commit(head.repo, operations, commit_message=message, parent_commit=head.commit)
                 return self.snapshot(head.repo, commit.oid)
             except errors.HTTPError as error:
                 if not (transient(error) or status(error) in (409, 412)):
                     raise
                 now = self.snapshot(head.repo)
-                if all(same(now.file(path), content, hashes[path]) for path, content in files.items()):
+                if not change.missing(now):
                     return now
+                change.check_unmoved(head, now)
                 if wait is None:
                     raise
-                if moved := [path for path in files if now.file(path) != head.file(path)]:
-                    raise HubError(
-                        f"somebody else changed {', '.join(moved)} in {head.repo} during the push; nothing was committed",
-                        "run the command again, and not twice at the same time",
-                    ) from None
                 if now.commit == head.commit:
                     time.sleep(pause(error, wait))
                 head = now
@@ -239,6 +236,30 @@ class HuggingFace:
             raise
         except (errors.HTTPError, errors.OIDCError, OSError, ValueError, RuntimeError) as error:
             raise explain(error, repo, revision, self._api.endpoint) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a push shall do: files with their SHA-256, and paths to delete; `strict` where it suits one state only."""
+
+    files: Mapping[str, Content]
+    hashes: Mapping[str, str]
+    delete: tuple[str, ...]
+    strict: bool
+
+    def missing(self, now: Snapshot) -> list[str]:
+        """The paths that are not yet as they shall be."""
+        unlike = [path for path, content in self.files.items() if not same(now.file(path), content, self.hashes[path])]
+        return unlike + [path for path in self.delete if now.file(path)]
+
+    def check_unmoved(self, head: Snapshot, now: Snapshot) -> None:
+        """Raises Moved where this may not be committed on top of `now`, which was meant for `head`."""
+        moved = [path for path in (*self.files, *self.delete) if now.file(path) != head.file(path)]
+        if moved or (self.strict and now.commit != head.commit):
+            raise Moved(
+                f"somebody else changed {', '.join(moved) or 'files'} in {head.repo} during the push; nothing was committed",
+                "run the command again, and not twice at the same time",
+            ) from None
 
 
 def _repo_file(entry: Any) -> RepoFile:

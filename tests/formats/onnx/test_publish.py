@@ -104,6 +104,7 @@ def test_a_release_holds_what_transformers_js_needs(request_: Request, model: Pa
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "generation_config.json",
         "loss.svg",

@@ -1,0 +1,94 @@
+"""A finished release -> one commit: merged with the levels that are there, rendered, summed up and pushed.
+
+Two runs at once end in the union of their levels: the one that comes second reads the new state, merges with that, renders the
+card again and pushes again. What release.json lists is there, whole, at every commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from hubq import card
+from hubq.errors import HubError, Moved
+from hubq.hub import Hub
+from hubq.hub.files import same, sha256
+from hubq.nouns import Release, Snapshot
+from hubq.record import merge, read_record
+
+TRIES = 32  # each one lost means that another run has finished
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of it: the release as it is now, with all levels, the files of its card, and the repository's state."""
+
+    release: Release
+    card: Mapping[str, bytes]
+    snapshot: Snapshot
+
+
+def deliver(
+    hub: Hub,
+    repo: str,
+    release: Release,
+    payload: Mapping[str, Path | bytes],
+    module: ModuleType,
+    message: str,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Delivery:
+    """One commit of `payload`, files by their places in the repository, with the card of all levels that are there then.
+
+    Raises HubError where somebody else changed a file of the payload to something else in the meantime.
+    """
+    start = head = hub.snapshot(repo)
+    for left in reversed(range(TRIES)):
+        whole = with_earlier_levels(hub, head, release, module)
+        files = card.files(whole, module.usage(whole))
+        files[SUMS] = checksums(whole, {**payload, **files}, head)
+        try:
+            return Delivery(whole, files, hub.push(repo, {**payload, **files}, message, progress, head=head))
+        except Moved:
+            if not left:
+                raise
+        head = hub.snapshot(repo)
+        _check_foreign(start, head, payload)
+    raise AssertionError("unreachable")
+
+
+def _check_foreign(start: Snapshot, head: Snapshot, payload: Mapping[str, Path | bytes]) -> None:
+    for path, content in payload.items():
+        if head.file(path) not in (None, start.file(path)) and not same(head.file(path), content, sha256(content)):
+            raise HubError(
+                f"somebody else changed {path} in {head.repo} during the push, to something else than this run made",
+                "find out who writes there, too; then run the command again: it replaces that file",
+            )
+
+
+def with_earlier_levels(hub: Hub, head: Snapshot, release: Release, module: ModuleType) -> Release:
+    """The release together with the levels that other runs put there, best first."""
+    merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
+    order = {level.id: place for place, level in enumerate(module.LEVELS.values())}
+    artifacts = sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))
+    rows = sorted(
+        merged.measurements,
+        key=lambda row: (
+            row.level != card.REFERENCE,
+            card.ENGINES.index(row.engine) if row.engine in card.ENGINES else len(card.ENGINES),
+            order.get(row.level, len(order)),
+        ),
+    )
+    checks = sorted(merged.checks, key=lambda check: order.get(check.level, len(order)))
+    speeds = sorted(merged.speeds, key=lambda speed: order.get(speed.level, len(order)))
+    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
+
+
+def checksums(release: Release, payload: Mapping[str, Path | bytes], head: Snapshot) -> bytes:
+    """What `sha256sum -c` takes, sorted by path: every file of the release, pushed now or there at `head`, but this one."""
+    hashes = {file.path: str(file.sha256) for artifact in release.artifacts for file in artifact.files}
+    hashes |= {matrix.file: matrix.sha256 for matrix in release.imatrices if matrix.file in payload or head.file(matrix.file)}
+    hashes |= {path: sha256(content) for path, content in payload.items() if path not in hashes}
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(hashes.items())).encode()
