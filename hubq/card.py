@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def readme(release: Release, usage: str) -> str:
         plotted="kld" in shown,
         source=_link(place(release.source, keep_id=True), _url(release.source)),
         commit=_link(release.commit[:12], _source_url(release, "tree")),
+        newer=_link(release.newer[:12], _source_url(replace(release, commit=release.newer), "tree")) if release.newer else "",
         dataset=_dataset_link(release.evalset),
         calibration={matrix.sha256: _dataset_link(matrix.text) for matrix in release.imatrices},
         commands="\n".join(commands(release)),

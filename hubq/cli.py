@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -17,6 +17,7 @@ import typer
 
 from hubq import __version__
 from hubq.errors import HubqError, Usage
+from hubq.secrets import guarded
 
 if TYPE_CHECKING:
     from hubq.formats.gguf.recipe import Custom
@@ -111,6 +112,15 @@ def publish(
         typer.Option(help="What turns the model into ONNX graphs: optimum, mobius, or auto: optimum where it knows the kind."),
     ] = "auto",
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
+    pr: Annotated[bool, typer.Option("--pr", help="Push into a pull request, opened if hubq has none open there.")] = False,
+    create_repo: Annotated[
+        bool, typer.Option("--create-repo/--no-create-repo", help="Create the repository if there is none.")
+    ] = True,
+    delete: Annotated[str, typer.Option(help="Levels to take out of the release, their files included; see --yes.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
+    require_latest: Annotated[
+        bool, typer.Option("--require-latest", help="Push nothing if the source moved on in the meantime.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
     quiet: Quiet = False,
@@ -148,19 +158,29 @@ def publish(
             llama_cpp=llama_cpp,
             speed=speed,
             exporter=exporter,
+            pull_request=pr,
+            create=create_repo,
+            require_latest=require_latest,
         )
+        leaving = _leaving(delete, chosen)
         if llama_cpp and not llama_cpp.is_dir():
             raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
         if target and not any(level.format == "onnx" for level in chosen):
             raise Usage(f"--target {target}: GGUF files are the same for all hardware", "leave it out, or add an ONNX level")
         requests = [
-            _of_format(request, name, tuple(group), target) for name, group in groupby(chosen, lambda level: level.format)
+            replace(
+                _of_format(request, name, tuple(group), target),
+                delete=tuple(level for level in leaving if level.format == name),
+            )
+            for name, group in groupby(chosen, lambda level: level.format)
         ]
         if to and len(requests) > 1 and is_repository(to):
             raise Usage(f"--to {to}: one repository, for levels of two formats", "name a folder, or leave --to out")
         if dry_run:
             ui.show_plans([plan(request) for request in requests], as_json)
             return
+        if leaving:
+            _confirm(leaving, yes)
         known: list[Any] = []  # what the reference says is the same for all formats
         with ui.Screen(quiet) as screen:
             results = [run(request, screen.tell, known) for request in requests]
@@ -173,6 +193,31 @@ def _of_format(request: Request, name: str, levels: tuple[Level, ...], target: s
         return replace(request, levels=levels)
     options = f"{request.options} {shlex.join(['--target', target])}".strip()
     return replace(request, levels=levels, target=target, options=options)
+
+
+def _leaving(delete: str, chosen: Sequence[Level]) -> tuple[Level, ...]:
+    """The levels to delete, which are of the formats that are published, and none of those themselves."""
+    from hubq.formats import parse_levels
+
+    found = parse_levels(delete, matrix=True) if delete else ()
+    if both := [level.name for level in found if level in chosen]:
+        raise Usage(f"{' and '.join(both)} cannot be published and deleted at once", "leave them out of --levels or --delete")
+    if other := [level.id for level in found if level.format not in {level.format for level in chosen}]:
+        raise Usage(
+            f"--delete {' and '.join(other)}: no level of that format is published", "name one that stays with --levels"
+        )
+    return found
+
+
+def _confirm(leaving: Sequence[Level], yes: bool) -> None:
+    """Asks on a terminal; elsewhere nobody could answer."""
+    names = ", ".join(level.name for level in leaving)
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Usage(f"--delete {names}: nobody is there to confirm it", "add --yes")
+    if not typer.confirm(f"Delete the files of {names} from the release?", err=True):
+        raise HubqError("nothing was deleted and nothing published", "leave --delete out")
 
 
 def _text(dataset: str, split: str, field: str, windows: str | None, seed: int, option: str = "--windows") -> TextSpec:
@@ -492,4 +537,4 @@ def _terminate(*_: object) -> NoReturn:
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    guarded(app)

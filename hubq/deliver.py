@@ -6,7 +6,7 @@ card again and pushes again. What release.json lists is there, whole, at every c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -39,24 +39,52 @@ def deliver(
     module: ModuleType,
     message: str,
     progress: Callable[[str, int, int], None] | None = None,
+    delete: Collection[str] = (),
+    request: str = "",
 ) -> Delivery:
     """One commit of `payload`, files by their places in the repository, with the card of all levels that are there then.
 
-    Raises HubError where somebody else changed a file of the payload to something else in the meantime.
+    The levels in `delete` leave the card, and their files the repository. With `request` the commit goes into the pull request
+    of that title. Raises HubError where somebody else changed a file of the payload to something else in the meantime.
     """
-    start = head = hub.snapshot(repo)
+    start = head = hub.head(repo, request)
     for left in reversed(range(TRIES)):
-        whole = with_earlier_levels(hub, head, release, module)
+        before = read_record(hub.read(head, "release.json")) if head.file("release.json") else None
+        gone = _places(before, head, delete) - payload.keys() if before else set()
+        whole = in_order(without(merge(release, before, head) if before else release, delete), module)
         files = card.files(whole, module.usage(whole))
         files[SUMS] = checksums(whole, {**payload, **files}, head)
         try:
-            return Delivery(whole, files, hub.push(repo, {**payload, **files}, message, progress, head=head))
+            pushed = hub.push(repo, {**payload, **files}, message, progress, head, sorted(gone), request)
+            return Delivery(whole, files, pushed)
         except Moved:
             if not left:
                 raise
-        head = hub.snapshot(repo)
+        head = hub.head(repo, request)
         _check_foreign(start, head, payload)
     raise AssertionError("unreachable")
+
+
+def _places(before: Release, head: Snapshot, levels: Collection[str]) -> set[str]:
+    """Where the files of levels lie that hubq put there and nobody changed since, as far as no other level needs them."""
+    files = [(artifact.level in levels, file) for artifact in before.artifacts for file in artifact.files]
+    shared = {file.path for leaves, file in files if not leaves}
+    listed = {file.path: file.sha256 for file in head.files}
+    return {file.path for leaves, file in files if leaves and listed.get(file.path) == file.sha256} - shared
+
+
+def without(release: Release, levels: Collection[str]) -> Release:
+    """The release without some levels and all that is told of them."""
+    artifacts = tuple(file for file in release.artifacts if file.level not in levels)
+    used = {file.imatrix for file in artifacts}
+    return replace(
+        release,
+        artifacts=artifacts,
+        measurements=tuple(row for row in release.measurements if row.level not in levels),
+        checks=tuple(check for check in release.checks if check.level not in levels),
+        speeds=tuple(row for row in release.speeds if row.level not in levels),
+        imatrices=tuple(matrix for matrix in release.imatrices if matrix.sha256 in used),
+    )
 
 
 def _check_foreign(start: Snapshot, head: Snapshot, payload: Mapping[str, Path | bytes]) -> None:
@@ -68,22 +96,21 @@ def _check_foreign(start: Snapshot, head: Snapshot, payload: Mapping[str, Path |
             )
 
 
-def with_earlier_levels(hub: Hub, head: Snapshot, release: Release, module: ModuleType) -> Release:
-    """The release together with the levels that other runs put there, best first."""
-    merged = merge(release, read_record(hub.read(head, "release.json")), head) if head.file("release.json") else release
+def in_order(release: Release, module: ModuleType) -> Release:
+    """The release with its levels best first, wherever it tells of them."""
     order = {level.id: place for place, level in enumerate(module.LEVELS.values())}
-    artifacts = sorted(merged.artifacts, key=lambda file: order.get(file.level, len(order)))
+    artifacts = sorted(release.artifacts, key=lambda file: order.get(file.level, len(order)))
     rows = sorted(
-        merged.measurements,
+        release.measurements,
         key=lambda row: (
             row.level != card.REFERENCE,
             card.ENGINES.index(row.engine) if row.engine in card.ENGINES else len(card.ENGINES),
             order.get(row.level, len(order)),
         ),
     )
-    checks = sorted(merged.checks, key=lambda check: order.get(check.level, len(order)))
-    speeds = sorted(merged.speeds, key=lambda speed: order.get(speed.level, len(order)))
-    return replace(merged, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
+    checks = sorted(release.checks, key=lambda check: order.get(check.level, len(order)))
+    speeds = sorted(release.speeds, key=lambda speed: order.get(speed.level, len(order)))
+    return replace(release, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
 
 
 def checksums(release: Release, payload: Mapping[str, Path | bytes], head: Snapshot) -> bytes:

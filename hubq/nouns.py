@@ -268,7 +268,7 @@ class Release:
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
     levels and their options, see record.commands. `checks` are those that each file went through before it was pushed;
     `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF;
-    `speeds` were measured on `machine`.
+    `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed.
     """
 
     source: str
@@ -288,3 +288,4 @@ class Release:
     left_out: tuple[str, ...] = ()
     origin: Origin | None = None
     speeds: tuple[Speed, ...] = ()
+    newer: str = ""

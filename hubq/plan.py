@@ -36,7 +36,8 @@ class Request:
     formats.Options; with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the
     release again, and `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a
     checkout whose converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the
-    first window. `exporter` is that of ONNX graphs.
+    first window. `exporter` is that of ONNX graphs. `pull_request` pushes into one; without `create` the repository has to be there; the levels in `delete` are taken out of it;
+    with `require_latest` nothing is pushed of a source that moved on while hubq worked.
     """
 
     model: str
@@ -57,6 +58,10 @@ class Request:
     llama_cpp: Path | None = None
     speed: bool = False
     exporter: str = "auto"
+    pull_request: bool = False
+    create: bool = True
+    delete: tuple[Level, ...] = ()
+    require_latest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Plan:
     is, or that was made of it, with `origin`. In bytes: `download` is not on this machine yet, `write` is to be built, `need`
     the most that all of it takes of the disk at a time, `free` on that disk. `imatrix` pins the importance matrix in
     `imatrix_file`: both are None where there is none, or it is still to be computed from the text `calibration` and kept under
-    `imatrix_key`.
+    `imatrix_key`. `revision` is how the person named the snapshot.
     """
 
     hub: Hub
@@ -105,6 +110,12 @@ class Plan:
     imatrix_file: Path | None = None
     imatrix_key: str = ""
     calibration: Windows | None = None
+    revision: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What a pull request with such levels is called."""
+        return f"Add {self.format.WORDS.title} levels of {self.snapshot.repo} with hubq"
 
 
 class NotConverted(Usage):
@@ -151,14 +162,14 @@ def _local_file(path: Path) -> tuple[Hub, str, None, str]:
 def destination(to: str | None, repo: str) -> tuple[Hub, str]:
     """(hub, repository) that a release goes to: `to`, or `repo` of the user's account, or in the folder `to` as a hub."""
     if to is None:
-        hub = connect()
+        hub = connect(writing=True)
         if not hub.owner():
             raise HubError(
                 "there is no account to publish to: nobody is logged in", "run `hf auth login`, or say where with --to"
             )
         return hub, f"{hub.owner()}/{repo}"
     if is_repository(to):
-        return connect(), to
+        return connect(writing=True), to
     if to.startswith((".", "/", "~")) or Path(to).is_dir():
         return connect(Path(to).expanduser().resolve()), repo
     raise Usage(f"--to {to}: neither a Hub id nor a folder", "write owner/name, or ./folder for a folder that acts as a hub")
@@ -238,6 +249,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
         imatrix_file=matrix.file,
         imatrix_key=matrix.key,
         calibration=matrix.calibration,
+        revision=revision,
     )
 
 
@@ -417,7 +429,7 @@ def _name(repo: str, is_gguf: bool) -> str:
 
 
 def _target_name(request: Request, repo: str) -> str:
-    if request.to is None and not connect().owner():
+    if request.to is None and not connect(writing=True).owner():
         return f"(your account)/{repo}"
     hub, repo = destination(request.to, repo)
     return hub.address(repo)

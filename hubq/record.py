@@ -45,7 +45,7 @@ def record(release: Release) -> dict[str, Any]:
     """The facts of a card as plain data in a fixed order; paths are names of files, numbers that are not finite are None."""
     return {
         "schema": SCHEMA,
-        "source": {"repo": place(release.source, keep_id=True), "commit": release.commit},
+        "source": {"repo": place(release.source, keep_id=True), "commit": release.commit, "newer": release.newer},
         "architecture": release.architecture,
         "weights": release.weights,
         "target": place(release.target, keep_id=True),
@@ -173,6 +173,7 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         evalset=before.evalset if rows else release.evalset,
         versions={**before.versions, **release.versions} if rows else release.versions,
         machine=release.machine or before.machine if rows else release.machine,
+        newer=release.newer or before.newer,
         command=before.command if rows and release.evalset is None else release.command,
     )
 
@@ -198,6 +199,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
     return {name: raw[name] for name in same} | {
         "source": raw["source"]["repo"],
         "commit": raw["source"]["commit"],
+        "newer": raw["source"].get("newer", ""),
         "artifacts": raw["files"],
         "measurements": measurements,
         "checks": raw.get("checks", []),  # older records have none

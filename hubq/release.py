@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from hubq import __version__
 from hubq.deliver import deliver
-from hubq.errors import GateFailed, HubqError, MissingExtra, Unsupported, Usage
+from hubq.errors import GateFailed, HubError, HubqError, MissingExtra, Unsupported, Usage
 from hubq.formats import cores
 from hubq.hub import Hub
-from hubq.nouns import Artifact, Measurement, Release, Source
+from hubq.nouns import Artifact, Measurement, Release, Snapshot, Source
 from hubq.plan import NotConverted, Plan, Request, destination, imatrix_facts, kept, plan_in
 from hubq.record import merge, plain, read_record
 from hubq.store import key
@@ -36,9 +36,9 @@ PROBED = 128  # ids in a window of the text that the gate scores where nothing i
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress of a `step`: pull, convert, plan, calibrate, export, build, measure, check, time or push.
+    """Progress of a `step`: pull, convert, plan, calibrate, export, build, measure, check, time, push, or moved.
 
-    `label` is a file, a level or "level engine"; `result` what came out of it.
+    `label` is a file, a level or "level engine", or says how the source moved on; `result` what came out of it.
     """
 
     step: str
@@ -70,7 +70,7 @@ def publish(request: Request, tell: Tell = lambda event: None, known: list[Any] 
         planned = _plan(Path(aside), request, tell)
         tell(Event("plan", result=planned))
         hub, repo = destination(request.to, f"{planned.name}-{planned.format.WORDS.title}")
-        hub.check_writable(repo)
+        hub.check_writable(repo, request.create, request.pull_request)
         need = planned.need + SPARE
         if planned.write and planned.free < need:
             raise HubqError(
@@ -132,8 +132,8 @@ class _Job:
 
 def _stream(job: _Job, planned: Plan) -> Result:
     """Publish one level after another, each in a commit of its own, and keep no file; levels that are there are left alone."""
-    job.hub.ensure(job.repo, job.request.private)
-    there = _published(job.hub, job.repo)
+    _ensure(job)
+    there = _published(job.hub.head(job.repo, _title(job, planned)), job.hub)
     measured = there and (job.windows is None or there.evalset == job.windows.evalset)
     keys = {file.key for file in there.artifacts} if there and measured else set()
     left = [item for item in planned.items if item.key not in keys]
@@ -146,9 +146,18 @@ def _stream(job: _Job, planned: Plan) -> Result:
     return result
 
 
-def _published(hub: Hub, repo: str) -> Release | None:
+def _ensure(job: _Job) -> None:
+    """Creates the repository, if that is wanted; one that a pull request goes to is left as it is."""
+    if job.request.create:
+        job.hub.ensure(job.repo, job.request.private)
+
+
+def _title(job: _Job, planned: Plan) -> str:
+    return planned.title if job.request.pull_request else ""
+
+
+def _published(head: Snapshot, hub: Hub) -> Release | None:
     """What release.json tells of a repository, without files that are not there any more; None where there is none."""
-    head = hub.snapshot(repo)
     if not head.file("release.json"):
         return None
     before = read_record(hub.read(head, "release.json"))
@@ -166,7 +175,8 @@ def _publish(job: _Job, planned: Plan) -> Result:
         release = _check(job, planned, release)
     if request.speed and job.windows is not None and artifacts:
         release = _time(job, planned, release, job.windows)
-    hub.ensure(repo, request.private)
+    release = replace(release, newer=_newer(job, planned))
+    _ensure(job)
     payload: dict[str, Path | bytes] = {
         file.path: artifact.path.with_name(PurePosixPath(file.path).name) for artifact in artifacts for file in artifact.files
     }
@@ -174,10 +184,45 @@ def _publish(job: _Job, planned: Plan) -> Result:
     if release.imatrices and planned.imatrix in release.imatrices and planned.imatrix_file:
         payload[planned.imatrix_file.name] = planned.imatrix_file
     message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
+    title = _title(job, planned)
     made = deliver(
-        hub, repo, release, payload, planned.format, message, lambda path, done, size: tell(Event("push", path, done, size))
+        hub,
+        repo,
+        release,
+        payload,
+        planned.format,
+        message,
+        lambda path, done, size: tell(Event("push", path, done, size)),
+        [level.id for level in request.delete],
+        title,
     )
-    return Result(made.release, planned.target, made.snapshot.commit, made.card)
+    target = hub.address(repo, title) if title else planned.target
+    return Result(made.release, target, made.snapshot.commit, made.card)
+
+
+def _newer(job: _Job, planned: Plan) -> str:
+    """The commit that the source has moved on to since the plan was made, or ""; with `require_latest` that is an error.
+
+    A source that cannot be asked any more is no reason to throw the work away.
+    """
+    repo, commit, strict = planned.snapshot.repo, planned.snapshot.commit, job.request.require_latest
+    try:
+        newer = planned.hub.moved(planned.snapshot, planned.revision)
+    except HubError as error:
+        if strict:
+            raise
+        job.tell(Event("moved", f"it cannot be told whether {repo} has moved on: {error.message}"))
+        return ""
+    if newer and strict:
+        raise HubError(
+            f"{repo} moved from {commit[:12]} to {newer[:12]} while this ran, and nothing was pushed",
+            "run the command again: it takes the newest commit",
+        )
+    if newer:
+        job.tell(
+            Event("moved", f"{repo} has moved on to {newer[:12]}; these files are of {commit[:12]}, as card and record say")
+        )
+    return newer
 
 
 def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | Samples | None:

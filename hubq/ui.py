@@ -84,6 +84,8 @@ class Screen:
             return
         if event.step == "plan":
             self._begin(event.result)
+        elif event.step == "moved":
+            self.console.print(f"warning: {event.label}")
         elif self.live:
             self._note(event)
             self.live.update(self._render())

@@ -16,10 +16,10 @@ from loopback import ALWAYS, SECRET, TOKEN
 
 from hubq.errors import HubError
 from hubq.hub import connect, faults, folder, huggingface
-from hubq.hub.faults import scrub
 from hubq.hub.files import check_path, git_blob, sha256
 from hubq.hub.folder import Folder
 from hubq.hub.huggingface import HuggingFace
+from hubq.secrets import scrub
 
 MODEL = {"config.json": b"{}", "README.md": b"# model", "a/model.safetensors": bytes(range(256)) * 40}
 RELEASE = {

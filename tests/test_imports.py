@@ -32,7 +32,7 @@ hubq.calibrate hubq.pooling
 hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk
 hubq.nouns hubq.tasks
-hubq.errors
+hubq.errors hubq.secrets
 hubq
 """
 

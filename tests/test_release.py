@@ -247,7 +247,7 @@ def hub(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     with loopback.Hub() as server:
         real = planning.connect
         monkeypatch.setattr(
-            planning, "connect", lambda place=None: real(place) if place else HuggingFace(server.url, loopback.TOKEN)
+            planning, "connect", lambda place=None, **_: real(place) if place else HuggingFace(server.url, loopback.TOKEN)
         )
         server.add("org/Tiny-Llama", {path.name: path.read_bytes() for path in model.iterdir()})
         server.add("me/Tiny-Llama-GGUF", {"old.txt": b"before"})

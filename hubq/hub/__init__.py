@@ -5,6 +5,7 @@ This package is the only one that imports huggingface_hub, and only once `connec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -36,8 +37,11 @@ class Hub(Protocol):
     def cache(self) -> Path | None:
         """The folder that `pull` downloads into, or None where it downloads nothing."""
 
-    def address(self, repo: str) -> str:
-        """Where a person finds a repository: its page, or its folder."""
+    def moved(self, snapshot: Snapshot, revision: str | None) -> str:
+        """The commit that `revision` means by now, or "" where that is still the snapshot's (of a folder always)."""
+
+    def address(self, repo: str, request: str = "") -> str:
+        """Where a person finds a repository: its page, that of its pull request `request`, see `head`, or its folder."""
 
     def pull(
         self, snapshot: Snapshot, paths: Sequence[str], progress: Progress | None = None
@@ -53,8 +57,14 @@ class Hub(Protocol):
     def owner(self) -> str:
         """The account that the login belongs to; "" without a login and for a folder."""
 
-    def check_writable(self, repo: str) -> None:
-        """Raises HubError where `ensure` and `push` are known to fail: no token, no right to write; asked before any work."""
+    def check_writable(self, repo: str, create: bool = True, request: bool = False) -> None:
+        """Raises HubError where `ensure` and `push` are known to fail: no token, no right to write; asked before any work.
+
+        Without `create` the repository has to be there; with `request` only a pull request will be opened.
+        """
+
+    def head(self, repo: str, request: str = "") -> Snapshot:
+        """The state that a push builds on: that of the open pull request called `request` by this account, or the newest."""
 
     def ensure(self, repo: str, private: bool = False) -> None:
         """Creates the repository where there is none; one that exists stays as it is."""
@@ -67,20 +77,25 @@ class Hub(Protocol):
         progress: Progress | None = None,
         head: Snapshot | None = None,
         delete: Collection[str] = (),
+        request: str = "",
     ) -> Snapshot:
         """All files in one commit, or none of them; returns the snapshot that holds them, read back and compared.
 
         What is there already is not sent again, and without a difference there is no commit. The files in `delete` go in the
         same commit, all others stay as they are. A commit whose answer was lost counts if the hub holds it. `head` is the
         state that the files were made for: Moved is raised where the repository is in another one by now; without it, only
-        where somebody else changed one of the files. Raises HubError where what was read back differs.
+        where somebody else changed one of the files. With `request` the commit goes into the pull request that `head` tells
+        of, which is opened with it if need be. Raises HubError where what was read back differs.
         """
 
 
-def connect(place: str | Path | None = None) -> Hub:
-    """The Hugging Face Hub (None; HF_ENDPOINT and HF_TOKEN apply), or the folder `place` as a hub."""
+def connect(place: str | Path | None = None, writing: bool = False) -> Hub:
+    """The Hugging Face Hub (None; HF_ENDPOINT and HF_TOKEN apply), or the folder `place` as a hub.
+
+    HUBQ_PUSH_TOKEN, where it is set, is the token for `writing`; nothing else ever sees it.
+    """
     if place is not None:
         return Folder(Path(place))
     from hubq.hub.huggingface import HuggingFace
 
-    return HuggingFace()
+    return HuggingFace(token=(writing and os.environ.get("HUBQ_PUSH_TOKEN")) or None)

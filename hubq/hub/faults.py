@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import logging
+import random
 import re
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from huggingface_hub import errors
+from huggingface_hub import errors, utils
 
 from hubq.errors import HubError
+from hubq.secrets import scrub
 
-WAITS = (1.0, 4.0, 16.0)  # seconds before each new try
+WAITS = (1.0, 4.0, 16.0)  # seconds before each new try, up to a quarter longer by chance
+LONGEST = 300  # seconds to wait at most, whatever the server asks for
 RETRIED = {408, 429, 500, 502, 503, 504}
 TRY_AGAIN = "run the command again: what is done is kept"
+STORAGE = "https://huggingface.co/docs/hub/storage-limits"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 
 Result = TypeVar("Result")
@@ -45,42 +49,59 @@ def status(error: Exception) -> int | None:
 
 
 def pause(error: Exception, wait: float) -> float:
-    """Seconds to wait before the next try: what the server asks for (at most 300), or `wait`."""
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return min(float(asked), 300.0) if asked.isdigit() else wait
+    """Seconds to wait before the next try: what the server asks for, at most LONGEST, or about `wait`."""
+    seconds = asked(getattr(getattr(error, "response", None), "headers", {}))
+    return wait * random.uniform(1, 1.25) if seconds is None else float(min(seconds, LONGEST))
+
+
+def asked(headers: Mapping[str, str]) -> int | None:
+    """Seconds that a busy server asks to wait, in Retry-After or in the Hub's RateLimit header, or None."""
+    if (limit := utils.parse_ratelimit_headers(headers)) and not limit.remaining:
+        return limit.reset_in_seconds
+    after = headers.get("Retry-After", "").strip()
+    return int(after) if after.isdecimal() else None
+
+
+def cap(response: Any) -> None:
+    """Shortens what a response asks to wait to LONGEST: the client itself would wait for any time."""
+    if response.status_code in RETRIED and (asked(response.headers) or 0) > LONGEST:
+        response.headers.pop("RateLimit", None)
+        response.headers["Retry-After"] = str(LONGEST)
 
 
 def explain(error: Exception, repo: str, revision: str | None, endpoint: str) -> HubError:
     """What the client raised, as a sentence and a next step."""
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    code, text = status(error), scrub(str(getattr(error, "server_message", None) or error))
+    code, text = status(error), " ".join(scrub(str(getattr(error, "server_message", None) or error)).split())
+    page = scrub(f"{endpoint}/{repo}")
     if isinstance(error, errors.GatedRepoError):
-        page = scrub(f"{endpoint}/{repo}")
         return HubError(f"{repo} is gated: its owner asks for consent first", f"accept the terms at {page}, then {LOG_IN}")
+    if isinstance(error, errors.DisabledRepoError) or _header(error, "X-Error-Code") == "DisabledRepo":
+        return HubError(f"{repo} is disabled: the Hub has closed it for everybody", f"see {page}, or take another model")
+    if isinstance(error, errors.RevisionNotFoundError) and COMMIT.fullmatch(revision or ""):
+        return HubError(
+            f"commit {revision} of {repo} is gone: its history was rewritten, or somebody else has the name now",
+            f"look at {page}/commits/main, and name the commit that you trust; hubq takes no other one by itself",
+        )
     if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(f"{repo} has no revision {revision or 'main'}", f"choose one at {scrub(endpoint)}/{repo}/commits/main")
+        return HubError(f"{repo} has no revision {revision or 'main'}", f"choose one at {page}/commits/main")
     if isinstance(error, errors.RepositoryNotFoundError):
         return HubError(f"{repo} does not exist, or it is private", f"check the name; for a private repository {LOG_IN}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"{repo} cannot be reached: HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
+    if code in (402, 413) or (code == 403 and re.search(r"(?i)\bstorage\b|\bquota\b", text)):
+        return HubError(f"the Hub has no more room for {repo} ({code}): {text}", f"make room, see {STORAGE}; then {TRY_AGAIN}")
     if code in (401, 403):
-        return HubError(f"the Hub refused access to {repo} ({code}): {text}", f"use a token that may do this: {LOG_IN}")
+        why = "does not take the token for" if code == 401 else "refused access to"
+        hint = f"use a token that is valid and may do this: {LOG_IN}; then {TRY_AGAIN}"
+        return HubError(f"the Hub {why} {repo} ({code}): {text}", hint)
     if code in RETRIED:
         return HubError(f"the Hub could not answer for {repo} ({code}): {text}", TRY_AGAIN)
     if isinstance(error, errors.HTTPError | ConnectionError) and code is None:
         return HubError(f"no connection to {scrub(endpoint)}: {text}", f"check the network, then {TRY_AGAIN}")
-    return HubError(f"{repo}: {' '.join(text.split())}", TRY_AGAIN if transient(error) else "")
+    return HubError(f"{repo}: {text}", TRY_AGAIN if transient(error) else "")
 
 
-def scrub(text: str) -> str:
-    """`text` without secrets: queries of addresses (they may be signed), passwords in addresses, and tokens."""
-    text = re.sub(r"(https?://)[^/\s@]+@", r"\1", text)
-    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
-    return re.sub(r"\b(hf_|Bearer )\w+", r"\1***", text)
-
-
-def scrub_record(record: logging.LogRecord) -> bool:
-    """A logging filter that scrubs: the client logs signed addresses when it tries again."""
-    record.msg, record.args = scrub(record.getMessage()), ()
-    return True
+def _header(error: Exception, name: str) -> str:
+    return str(getattr(getattr(error, "response", None), "headers", {}).get(name, ""))

@@ -65,7 +65,11 @@ class Folder:
     def cache(self) -> None:
         """See Hub.cache."""
 
-    def address(self, repo: str) -> str:
+    def moved(self, snapshot: Snapshot, revision: str | None) -> str:
+        """See Hub.moved. Files that changed since are found when they are pulled."""
+        return ""
+
+    def address(self, repo: str, request: str = "") -> str:
         """See Hub.address."""
         return str(self._folder(repo))
 
@@ -88,11 +92,19 @@ class Folder:
         """See Hub.owner."""
         return ""
 
-    def check_writable(self, repo: str) -> None:
+    def check_writable(self, repo: str, create: bool = True, request: bool = False) -> None:
         """See Hub.check_writable."""
+        if request:
+            raise HubError("a folder has no pull requests", "leave --pr out, or name a repository on the Hub with --to")
+        if not create:
+            self._find(repo)
         above = next(place for place in self._folder(repo).parents if place.exists())
         if not os.access(above, os.W_OK | os.X_OK):
             raise HubError(f"hubq may not write to {above}", "correct its permissions or choose another folder")
+
+    def head(self, repo: str, request: str = "") -> Snapshot:
+        """See Hub.head."""
+        return self.snapshot(repo)
 
     def ensure(self, repo: str, private: bool = False) -> None:
         """See Hub.ensure. `private` has no meaning here: the folder's permissions decide."""
@@ -109,6 +121,7 @@ class Folder:
         progress: Callable[[str, int, int], None] | None = None,
         head: Snapshot | None = None,
         delete: Collection[str] = (),
+        request: str = "",
     ) -> Snapshot:
         """See Hub.push. `message` is not kept. Pushed files are copied, the others stay the very same files."""
         for path in (*files, *delete):

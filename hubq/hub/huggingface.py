@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,10 @@ from huggingface_hub import errors, utils
 from hubq import __version__
 from hubq.errors import HubError, HubqError, Moved
 from hubq.hub import faults
-from hubq.hub.faults import LOG_IN, TRY_AGAIN, again, explain, pause, scrub_record, status, transient
+from hubq.hub.faults import LOG_IN, TRY_AGAIN, again, cap, explain, pause, status, transient
 from hubq.hub.files import Content, check_path, listed, same, sha256, size, verified
 from hubq.nouns import RepoFile, Snapshot
+from hubq.secrets import scrub_record
 
 ANSWER = 120.0  # seconds to wait for the Hub's answer; the client itself would wait for ever
 
@@ -37,12 +37,25 @@ class HuggingFace:
     def snapshot(self, repo: str, revision: str | None = None) -> Snapshot:
         """See Hub.snapshot."""
         with self._plain_errors(repo, revision):
-            commit = again(lambda: self._api.model_info(repo, revision=revision, timeout=ANSWER)).sha or ""
-            if not re.fullmatch(r"[0-9a-f]{40}", commit):
-                raise HubError(f"{repo} has no commit that hubq can pin: the Hub answered {commit!r}")
+            commit = self._resolve(repo, revision)
             tree = self._api.list_repo_tree(repo, recursive=True, revision=commit)
             files = [_repo_file(entry) for entry in tree if isinstance(entry, client.RepoFile)]
         return Snapshot(repo, commit, tuple(sorted(files, key=lambda file: file.path)))
+
+    def _resolve(self, repo: str, revision: str | None) -> str:
+        """The commit of a revision. Raises HubError where the repository has another name now: anybody may take the old one."""
+        info = again(lambda: self._api.model_info(repo, revision=revision, timeout=ANSWER))
+        if info.id != repo:
+            raise HubError(f"{repo} is called {info.id} now", f"write {info.id}, if that is the one you mean")
+        if not faults.COMMIT.fullmatch(info.sha or ""):
+            raise HubError(f"{repo} has no commit that hubq can pin: the Hub answered {info.sha!r}")
+        return str(info.sha)
+
+    def moved(self, snapshot: Snapshot, revision: str | None) -> str:
+        """See Hub.moved."""
+        with self._plain_errors(snapshot.repo, revision):
+            commit = self._resolve(snapshot.repo, revision)
+        return "" if commit == snapshot.commit else commit
 
     def read(self, snapshot: Snapshot, path: str, start: int = 0, stop: int | None = None) -> bytes:
         """See Hub.read."""
@@ -50,7 +63,7 @@ class HuggingFace:
         stop = file.size if stop is None else min(stop, file.size)
         if start >= stop:
             return b""
-        with self._plain_errors(snapshot.repo):
+        with self._plain_errors(snapshot.repo, snapshot.commit):
             data = again(lambda: self._range(snapshot, path, start, stop))
         if len(data) != stop - start:
             raise HubError(f"{path} broke off: {len(data)} of {stop - start} bytes came from {snapshot.repo}", TRY_AGAIN)
@@ -82,9 +95,10 @@ class HuggingFace:
         """See Hub.cache."""
         return Path(client.constants.HF_HUB_CACHE)
 
-    def address(self, repo: str) -> str:
+    def address(self, repo: str, request: str = "") -> str:
         """See Hub.address."""
-        return f"{self._api.endpoint}/{repo}"
+        place = self._branch(repo, request).replace("refs/pr", "/discussions")
+        return f"{self._api.endpoint}/{repo}{place}"
 
     def pull(
         self, snapshot: Snapshot, paths: Sequence[str], progress: Callable[[str, int, int], None] | None = None
@@ -115,7 +129,7 @@ class HuggingFace:
         raise AssertionError("unreachable")
 
     def _download(self, snapshot: Snapshot, file: RepoFile, progress: Any) -> Path:
-        with self._plain_errors(snapshot.repo):
+        with self._plain_errors(snapshot.repo, snapshot.commit):
             found = again(
                 lambda: self._api.hf_hub_download(
                     snapshot.repo, file.path, revision=snapshot.commit, tqdm_class=_meter(file, progress)
@@ -132,14 +146,30 @@ class HuggingFace:
         """See Hub.owner."""
         return self._account()["name"] if self.has_token() else ""
 
-    def check_writable(self, repo: str) -> None:
+    def check_writable(self, repo: str, create: bool = True, request: bool = False) -> None:
         """See Hub.check_writable."""
         self._need_token(repo)
         with self._plain_errors(repo), _patience():
             try:
-                again(lambda: self._api.auth_check(repo, write=True))
+                again(lambda: self._api.auth_check(repo, write=not request))
             except errors.RepositoryNotFoundError:
+                if not create:
+                    raise HubError(f"{repo} does not exist, and --no-create-repo forbids to create it", LOG_IN) from None
                 self._check_creatable(repo)
+
+    def head(self, repo: str, request: str = "") -> Snapshot:
+        """See Hub.head."""
+        return self.snapshot(repo, self._branch(repo, request) or None)
+
+    def _branch(self, repo: str, request: str) -> str:
+        """The branch of the open pull request of this title and account, the oldest of several, or ""."""
+        if not request:
+            return ""
+        mine = self.owner()
+        with self._plain_errors(repo), _patience():
+            listed = again(lambda: [*self._api.get_repo_discussions(repo, author=mine, discussion_type="pull_request")])
+        numbers = [one.num for one in listed if one.title == request and one.author == mine and one.status in ("open", "draft")]
+        return f"refs/pr/{min(numbers)}" if numbers else ""
 
     def _check_creatable(self, repo: str) -> None:
         account = self._account()
@@ -166,20 +196,23 @@ class HuggingFace:
         progress: Callable[[str, int, int], None] | None = None,
         head: Snapshot | None = None,
         delete: Collection[str] = (),
+        request: str = "",
     ) -> Snapshot:
         """See Hub.push. Needs a token with write access."""
         for path in (*files, *delete):
             check_path(path)
         self._need_token(repo)
-        change = _Change(files, {path: sha256(content) for path, content in files.items()}, tuple(delete), head is not None)
-        start = head or self.snapshot(repo)
+        hashes = {path: sha256(content) for path, content in files.items()}
+        change = _Change(files, hashes, tuple(delete), message, request, head is not None)
+        start = head or self.head(repo, request)
         changed = change.missing(start)
         if not changed:
             return start
         with self._plain_errors(repo), _patience():
-            additions = self._upload(repo, {path: files[path] for path in changed if path in files}, change.hashes, progress)
+            sent = {path: files[path] for path in changed if path in files}
+            additions = self._upload(repo, sent, change, progress)
             deletions = [client.CommitOperationDelete(path, is_folder=False) for path in changed if path not in files]
-            after = self._commit(start, [*additions, *deletions], message, change)
+            after = self._commit(start, [*additions, *deletions], change)
         if wrong := change.missing(after):
             raise HubError(
                 f"{wrong[0]} in {repo} is not what was pushed: its SHA-256 should be {change.hashes.get(wrong[0])}, "
@@ -188,7 +221,7 @@ class HuggingFace:
             )
         return after
 
-    def _upload(self, repo: str, files: Mapping[str, Content], hashes: Mapping[str, str], progress: Any) -> list[Any]:
+    def _upload(self, repo: str, files: Mapping[str, Content], change: _Change, progress: Any) -> list[Any]:
         """Sends the content of large files, which no commit refers to yet; returns the operations of the commit."""
         additions = []
         for path, content in files.items():
@@ -196,23 +229,22 @@ class HuggingFace:
             report(path, 0, size(content))
             addition = client.CommitOperationAdd(path, content)
             # An empty .gitignore, or the Hub's own would silently drop files from the commit.
-            self._api.preupload_lfs_files(repo, [addition], gitignore_content="")
-            if addition.upload_info.sha256.hex() != hashes[path]:
+            self._api.preupload_lfs_files(repo, [addition], gitignore_content="", create_pr=bool(change.request))
+            if addition.upload_info.sha256.hex() != change.hashes[path]:
                 raise HubError(f"{path} was changed while it was uploaded", TRY_AGAIN)
             report(path, size(content), size(content))
             additions.append(addition)
         return additions
 
-    def _commit(self, head: Snapshot, operations: list[Any], message: str, change: _Change) -> Snapshot:
+    def _commit(self, head: Snapshot, operations: list[Any], change: _Change) -> Snapshot:
         """One commit on top of `head`. After an answer that leaves it open what happened, the Hub's files decide."""
         for wait in (*faults.WAITS, None):
             try:
-                commit = self._api.create_commit(head.repo, operations, commit_message=message, parent_commit=head.commit)
-                return self.snapshot(head.repo, commit.oid)
+                return self.snapshot(head.repo, self._send(head, operations, change))
             except errors.HTTPError as error:
                 if not (transient(error) or status(error) in (409, 412)):
                     raise
-                now = self.snapshot(head.repo)
+                now = self.head(head.repo, change.request)
                 if not change.missing(now):
                     return now
                 change.check_unmoved(head, now)
@@ -223,6 +255,20 @@ class HuggingFace:
                 head = now
         raise AssertionError("unreachable")
 
+    def _send(self, head: Snapshot, operations: list[Any], change: _Change) -> str:
+        """The commit that the Hub made: on main, in the open pull request, or in one that it opens with it."""
+        branch = self._branch(head.repo, change.request)
+        opening = bool(change.request) and not branch
+        return self._api.create_commit(
+            head.repo,
+            operations,
+            commit_message=change.request if opening else change.message,
+            commit_description=change.message if opening else None,
+            parent_commit=head.commit,
+            revision=branch or None,
+            create_pr=opening,
+        ).oid
+
     def _need_token(self, repo: str) -> None:
         if not self.has_token():
             raise HubError(f"writing to {repo} needs a token, and there is none", LOG_IN)
@@ -230,6 +276,7 @@ class HuggingFace:
     @contextmanager
     def _plain_errors(self, repo: str, revision: str | None = None) -> Iterator[None]:
         """Turns what the client raises into HubError. The cause is dropped: its text may hold signed addresses."""
+        _cap_waits()
         try:
             yield
         except HubqError:
@@ -245,6 +292,8 @@ class _Change:
     files: Mapping[str, Content]
     hashes: Mapping[str, str]
     delete: tuple[str, ...]
+    message: str
+    request: str
     strict: bool
 
     def missing(self, now: Snapshot) -> list[str]:
@@ -301,6 +350,13 @@ def _meter(file: RepoFile, progress: Callable[[str, int, int], None] | None) -> 
         close = update_transfer = set_postfix_str = set_transfer_postfix_str = ignore
 
     return Meter
+
+
+def _cap_waits() -> None:
+    """The client's session may be a new one at any time."""
+    hooks = client.get_session().event_hooks["response"]
+    if cap not in hooks:
+        hooks.append(cap)
 
 
 @contextmanager
