@@ -16,6 +16,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,23 +57,34 @@ def isolate(monkeypatch: Any, home: Path) -> None:
 
 @dataclass
 class Repo:
-    """A repository: `commits` maps ids to trees (path -> bytes) in order, the last is main; `gated` and `private` close it."""
+    """A repository: `commits` maps ids to trees (path -> bytes) in order; `refs` names some of them, such as main or refs/pr/1.
+
+    `gated`, `private` and `disabled` close it; `requests` are its pull requests, as the Hub lists them.
+    """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     gated: bool = False
     private: bool = False
+    disabled: bool = False
 
     @property
     def head(self) -> str:
-        """The newest commit."""
-        return next(reversed(self.commits))
+        """The newest commit of main."""
+        return self.refs["main"]
 
-    def commit(self, tree: Mapping[str, bytes]) -> str:
-        """Makes `tree` the newest commit and returns its id."""
+    def commit(self, tree: Mapping[str, bytes], ref: str = "main") -> str:
+        """Makes `tree` the newest commit of a branch and returns its id."""
         seed = repr((len(self.commits), sorted((path, git_blob(data)) for path, data in tree.items())))
         name = hashlib.sha1(seed.encode()).hexdigest()
         self.commits[name] = dict(tree)
+        self.refs[ref] = name
         return name
+
+    def forget(self, commit: str) -> None:
+        """Drops a commit, as a forced push does."""
+        del self.commits[commit]
 
 
 class Hub:
@@ -86,6 +98,9 @@ class Hub:
         self.page = 1000  # entries per page of a tree listing
         self.flipped: dict[str, int] = {}  # path -> how many more downloads of it have one bit flipped
         self.cut: dict[str, int] = {}  # path -> how many more downloads of it end one byte early
+        self.dropped: dict[str, list[int]] = {}  # path -> after how many bytes its next downloads lose the connection
+        self.ranges = True  # whether downloads obey Range
+        self.renamed: dict[str, str] = {}  # old name of a repository -> its name now
         self.tampered: dict[str, bytes] = {}  # path -> what a commit stores in place of what was sent
         self.before_commit: Callable[[], None] | None = None  # called once, as if by somebody else who is faster
         self.barrier: threading.Barrier | None = None  # every client's first commit waits there for the others'
@@ -123,7 +138,8 @@ class Hub:
 
     def files(self, repo: str, revision: str | None = None) -> dict[str, bytes]:
         """All files of a commit (default: the newest), by path."""
-        return self.repos[repo].commits[revision or self.repos[repo].head]
+        found = self.repos[repo]
+        return found.commits[found.refs.get(revision or "main", revision or "")]
 
     def fail(self, what: str, status: int, times: int = 1, headers: Mapping[str, str] | None = None) -> None:
         """Answers the next `times` requests whose "METHOD /path" contains `what` with `status`."""
@@ -140,6 +156,7 @@ class Hub:
 class _Refused(Exception):
     def __init__(self, status: int, message: str, code: str = "") -> None:
         self.status, self.message, self.headers = status, message, {"X-Error-Code": code} if code else {}
+        self.headers["X-Error-Message"] = message
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -153,12 +170,13 @@ class _Handler(BaseHTTPRequestHandler):
         (r"POST /api/repos/create", "create"),
         (r"POST /api/validate-yaml", "validate"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?", "info"),
-        (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/auth-check/write", "auth_check"),
+        (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/auth-check(/write)?", "auth_check"),
+        (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/discussions", "discussions"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)", "tree"),
         (r"POST /api/models/(?P<repo>[^/]+/[^/]+)/paths-info/(?P<revision>[^/]+)", "paths_info"),
         (r"POST /api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)", "preupload"),
-        (r"POST /api/models/(?P<repo>[^/]+/[^/]+)/commit/main", "commit"),
+        (r"POST /api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)", "commit"),
         (r"POST /(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
         (r"PUT /upload/(?P<oid>\w+)", "upload"),
         (r"POST /verify/(?P<oid>\w+)", "verify"),
@@ -176,8 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(fault[0], {"error": f"fault {fault[0]}"}, fault[1])
         try:
             for pattern, name in self.ROUTES:
-                if match := re.fullmatch(pattern, f"{self.command} {path}"):
-                    return getattr(self, name)(**match.groupdict())
+                if match := re.fullmatch(pattern, f"{self.command} {address.path}"):
+                    given = {key: value and unquote(value) for key, value in match.groupdict().items()}
+                    if (new := self.hub.renamed.get(given.get("repo") or "")) and name != "cdn":
+                        return self.answer(307, b"", {"Location": self.path.replace(str(given["repo"]), new, 1)})
+                    return getattr(self, name)(**given)
             raise _Refused(404, f"no such route: {self.command} {path}")
         except _Refused as refused:
             self.answer(refused.status, {"error": refused.message}, refused.headers)
@@ -209,11 +230,13 @@ class _Handler(BaseHTTPRequestHandler):
         found = self.hub.repos.get(repo)
         if found is None or (found.private and "Authorization" not in self.headers):
             raise _Refused(404, "Repository not found", "RepoNotFound")
+        if found.disabled:
+            raise _Refused(403, "Access to this resource is disabled.", "DisabledRepo")
         return found
 
     def commit_of(self, repo: str, revision: str | None) -> str:
         found = self.repository(repo)
-        commit = found.head if revision in (None, "main") else revision
+        commit = found.refs.get(revision or "main", revision or "")
         if commit not in found.commits:
             raise _Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return commit
@@ -311,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
     def verify(self, oid: str) -> None:
         self.answer(200 if oid in self.hub.uploads else 404, {})
 
-    def commit(self, repo: str) -> None:
+    def commit(self, repo: str, revision: str) -> None:
         self.may("write")
         lines = [json.loads(line) for line in self.body.splitlines()]
         if (barrier := self.hub.barrier) and barrier.wait(120) == 0:
@@ -320,27 +343,48 @@ class _Handler(BaseHTTPRequestHandler):
             act, self.hub.before_commit = self.hub.before_commit, None
             act()
         with self.hub.lock:
-            self.commit_now(repo, lines)
+            self.commit_now(repo, revision, lines)
 
-    def commit_now(self, repo: str, lines: list[dict[str, Any]]) -> None:
-        head, header = self.commit_of(repo, None), lines[0]["value"]
-        if header.get("parentCommit", head) != head:
+    def commit_now(self, repo: str, revision: str, lines: list[dict[str, Any]]) -> None:
+        found, opening, header = self.hub.repos[repo], "create_pr" in self.query, lines[0]["value"]
+        head = self.commit_of(repo, revision)
+        if opening:
+            head = self.commit_of(repo, header.get("parentCommit", head))
+        elif header.get("parentCommit", head) != head:
             raise _Refused(412, "A commit has happened since. Please refresh and try again.")
-        tree = dict(self.hub.files(repo))
+        tree = dict(found.commits[head])
         for line in lines[1:]:
             path = line["value"]["path"]
             if line["key"] != "deletedFile":
                 tree[path] = self.hub.tampered.get(path, self.content(line))
             elif tree.pop(path, None) is None:
                 raise _Refused(404, "A file with this name doesn't exist", "EntryNotFound")
-        name = self.hub.repos[repo].commit(tree)
+        if opening:
+            revision = f"refs/pr/{self.open_request(repo, header['summary'])}"
+        name = found.commit(tree, revision)
         if self.hub.hang:
             seconds, self.hub.hang = self.hub.hang, 0.0
             self.hub._closed.wait(seconds)
         if self.hub.lost_answers:
             self.hub.lost_answers -= 1
             raise _Refused(500, "Internal Error")
-        self.answer(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{name}", "commitOid": name, "success": True})
+        page = {"pullRequestUrl": f"{self.hub.url}/{repo}/discussions/{revision.rpartition('/')[2]}"} if opening else {}
+        self.answer(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{name}", "commitOid": name, "success": True} | page)
+
+    def open_request(self, repo: str, title: str, author: str = "org") -> int:
+        """A new pull request."""
+        number = len(self.hub.repos[repo].requests) + 1
+        facts = {"num": number, "title": title, "author": {"name": author}, "status": "open", "isPullRequest": True}
+        facts |= {"createdAt": "2026-01-01T00:00:00.000Z", "repo": {"name": repo, "type": "model"}}
+        self.hub.repos[repo].requests.append(facts)
+        return number
+
+    def discussions(self, repo: str) -> None:
+        """Two a page."""
+        found = self.repository(repo).requests
+        found = [one for one in found if one["author"]["name"] == self.query.get("author", one["author"]["name"])]
+        start = 2 * int(self.query.get("p", 0))
+        self.answer(200, {"count": len(found), "start": start, "discussions": found[start : start + 2]})
 
     def content(self, line: dict[str, Any]) -> bytes:
         if line["key"] == "file":
@@ -376,10 +420,27 @@ class _Handler(BaseHTTPRequestHandler):
                 data = bytes([data[0] ^ 1]) + data[1:]
             if self.due(self.hub.cut, path):
                 data = data[:-1]
-        if not (match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            if drops := self.hub.dropped.get(path):
+                return self.break_off(data, drops.pop(0), headers)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not match or not self.hub.ranges:
             return self.answer(200, data, headers)
         start, stop = int(match[1]), min(int(match[2] or len(data)), len(data) - 1) + 1
         self.answer(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+
+    def break_off(self, data: bytes, count: int, headers: Mapping[str, str]) -> None:
+        """The first bytes of an answer (of what is left after Range), and the end of the connection."""
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start = int(match[1]) if match and self.hub.ranges else 0
+        given = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        self.send_response(206 if start else 200)
+        for name, value in {**headers, **given, "Content-Length": str(len(data) - start)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data[start : start + count])
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
 
     @staticmethod
     def due(faults: dict[str, int], path: str) -> bool:
