@@ -99,6 +99,7 @@ class Hub:
         self.flipped: dict[str, int] = {}  # path -> how many more downloads of it have one bit flipped
         self.cut: dict[str, int] = {}  # path -> how many more downloads of it end one byte early
         self.dropped: dict[str, list[int]] = {}  # path -> after how many bytes its next downloads lose the connection
+        self.asked: list[str] = []  # the Range of every download that had one
         self.ranges = True  # whether downloads obey Range
         self.renamed: dict[str, str] = {}  # old name of a repository -> its name now
         self.tampered: dict[str, bytes] = {}  # path -> what a commit stores in place of what was sent
@@ -416,6 +417,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, path: str, data: bytes, headers: Mapping[str, str]) -> None:
         """The bytes, or those in Range, with the faults that are due."""
         if self.command == "GET":
+            if "Range" in self.headers:
+                self.hub.asked.append(self.headers["Range"])
             if self.due(self.hub.flipped, path):
                 data = bytes([data[0] ^ 1]) + data[1:]
             if self.due(self.hub.cut, path):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hubq.hub.files import Content, check_path, listed, same, sha256, size, veri
 from hubq.nouns import RepoFile, Snapshot
 from hubq.secrets import scrub_record
 
+ENTRIES = 100_000  # of a listing; the Hub advises against more
 ANSWER = 120.0  # seconds to wait for the Hub's answer; the client itself would wait for ever
 
 
@@ -39,7 +41,10 @@ class HuggingFace:
         with self._plain_errors(repo, revision):
             commit = self._resolve(repo, revision)
             tree = self._api.list_repo_tree(repo, recursive=True, revision=commit)
-            files = [_repo_file(entry) for entry in tree if isinstance(entry, client.RepoFile)]
+            entries = list(islice(tree, ENTRIES + 1))
+            if len(entries) > ENTRIES:
+                raise HubError(f"{repo} lists more than {ENTRIES:,} files and folders", "hubq takes no such repository")
+            files = [_repo_file(entry) for entry in entries if isinstance(entry, client.RepoFile)]
         return Snapshot(repo, commit, tuple(sorted(files, key=lambda file: file.path)))
 
     def _resolve(self, repo: str, revision: str | None) -> str:
