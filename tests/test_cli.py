@@ -100,6 +100,23 @@ def test_mistakes_are_sentences_with_a_hint(
     assert document["status"] == "failed" and message in document["error"]["message"]
 
 
+DELETIONS = [
+    ("q8_0", (), 2, "Q8_0 cannot be published and deleted at once"),
+    ("onnx:q4", ("--yes",), 2, "--delete onnx:q4: no level of that format is published"),
+    ("q4_0", (), 2, "--delete Q4_0: nobody is there to confirm it"),
+]
+
+
+@pytest.mark.parametrize(("levels", "options", "code", "message"), DELETIONS)
+def test_nothing_is_deleted_without_a_word(
+    model: Path, tmp_path: Path, levels: str, options: tuple[str, ...], code: int, message: str
+) -> None:
+    words = ["publish", str(model), "--levels", "q8_0", "--to", str(tmp_path), "--delete", levels, *options]
+    told = hubq(*words, "--work-dir", str(tmp_path / "work"))
+    assert told.returncode == code and message in told.stderr and "hint:" in told.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_options_exit_with_2() -> None:
     assert hubq("publish").returncode == hubq("publish", "x", "--nonsense").returncode == hubq("nonsense").returncode == 2
 

@@ -119,6 +119,15 @@ def test_a_full_disk_under_the_cache_is_no_passing_fault(server: loopback.Hub, t
     assert (Path(again.stdout.strip()) / WEIGHTS).read_bytes() == MODEL[WEIGHTS]
 
 
+def test_a_lock_that_a_dead_process_left_is_nobodys(hub: HuggingFace, tmp_path: Path, clock: Clock) -> None:
+    snapshot = hub.snapshot("org/model")
+    locks = tmp_path / "home/hub/.locks/models--org--model"
+    locks.mkdir(parents=True)
+    (locks / f"{snapshot.file(WEIGHTS).sha256}.lock").touch()
+    place, _ = hub.pull(snapshot, [WEIGHTS])
+    assert (place / WEIGHTS).read_bytes() == MODEL[WEIGHTS] and not clock
+
+
 def test_a_cache_that_cannot_be_written_is_named(hub: HuggingFace, tmp_path: Path, monkeypatch, clock: Clock) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))

@@ -20,7 +20,7 @@ from gguf import GGUFReader
 
 from hubq import plan as planning
 from hubq import release
-from hubq.errors import BadSource, HubqError, Unsupported, Usage
+from hubq.errors import BadSource, HubError, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
 from hubq.hub.huggingface import HuggingFace
 from hubq.nouns import Snapshot
@@ -299,6 +299,50 @@ def test_a_release_stays_with_the_commit_that_it_began_with(hub: loopback.Hub, r
 
     result = publish(replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None), move)
     assert result.release.commit == began != hub.repos["org/Tiny-Llama"].head
+
+
+def test_a_source_that_moved_on_is_told_and_may_be_refused(hub: loopback.Hub, request_: Request) -> None:
+    """Its history is even rewritten while the work goes on: the files are of the commit that was pulled, or none are pushed."""
+    wanted = replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None, levels=parse_levels("q8_0"))
+    told = Told()
+
+    def move(event: Event) -> None:
+        told.append(event)
+        if event.step == "check":
+            began = hub.repos["org/Tiny-Llama"].head
+            hub.add("org/Tiny-Llama", {"README.md": b"# moved %d" % len(told)})
+            hub.repos["org/Tiny-Llama"].forget(began)
+
+    with pytest.raises(HubError, match=r"org/Tiny-Llama moved from \w{12} to \w{12}.*nothing was pushed") as caught:
+        publish(replace(wanted, require_latest=True), move)
+    assert caught.value.exit_code == 1 and "newest" in caught.value.hint
+    assert hub.files("me/Tiny-Llama-GGUF") == {"old.txt": b"before"}
+    began = hub.repos["org/Tiny-Llama"].head
+    result = publish(wanted, move)
+    newest = hub.repos["org/Tiny-Llama"].head
+    assert result.release.commit == began and result.release.newer == newest != began
+    assert read_record(result.card["release.json"]).newer == newest and newest[:12] in result.card["README.md"].decode()
+    assert [event.label for event in told if event.step == "moved"] == [
+        f"org/Tiny-Llama has moved on to {newest[:12]}; these files are of {began[:12]}, as card and record say"
+    ]
+    with pytest.raises(HubError, match=f"commit {began} of org/Tiny-Llama is gone"):
+        publish(replace(wanted, model=f"org/Tiny-Llama@{began}"))
+    latest, told = run(replace(wanted, require_latest=True))
+    assert latest.release.newer == "" and not [event for event in told if event.step == "moved"]
+    assert b"newest" not in latest.card["README.md"]
+
+
+def test_a_source_that_vanished_does_not_cost_the_work(hub: loopback.Hub, request_: Request) -> None:
+    wanted = replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None, levels=parse_levels("q8_0"))
+    told = Told()
+
+    def vanish(event: Event) -> None:
+        told.append(event)
+        hub.repos["org/Tiny-Llama"].private = hub.repos["org/Tiny-Llama"].disabled = event.step == "check"
+
+    publish(wanted, vanish)
+    assert "Tiny-Llama-Q8_0.gguf" in hub.files("me/Tiny-Llama-GGUF")
+    assert next(event.label for event in told if event.step == "moved").startswith("it cannot be told whether")
 
 
 def test_a_vision_tower_that_stays_behind_is_named(
