@@ -179,6 +179,7 @@ def soak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Soak]:
     loopback.isolate(monkeypatch, tmp_path / "home")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     model = tiny.llama(tmp_path / "Tiny", dtype="float32", num_hidden_layers=1)
+    (model / "tokenizer_config.json").write_text("{}")  # no chat template, whose check takes a process
     with loopback.Hub() as server:
         monkeypatch.setattr(planning, "connect", lambda place=None, **_: HuggingFace(server.url, loopback.TOKEN))
         server.add("org/Tiny", {path.name: path.read_bytes() for path in model.iterdir()})
