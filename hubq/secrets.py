@@ -47,7 +47,11 @@ def guard() -> None:
 
 def scrub_record(record: logging.LogRecord) -> bool:
     """A logging filter that scrubs a record, its traceback included."""
-    record.msg, record.args = scrub(record.getMessage()), ()
+    try:
+        told = record.getMessage()
+    except (TypeError, ValueError, KeyError):  # a message that does not fit its arguments is no reason to stop
+        told = f"{record.msg} {record.args}"
+    record.msg, record.args = scrub(told), ()
     if record.exc_info and not record.exc_text:
         record.exc_text = scrub("".join(traceback.format_exception(*record.exc_info)))
     return True

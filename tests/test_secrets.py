@@ -43,6 +43,7 @@ token = sys.stdin.read()
 def run():
     logging.basicConfig(level=logging.DEBUG)
     logging.getLogger("any.library").warning("Bearer %s and %s", token, {"token": token})
+    logging.getLogger("any.library").warning("%d of %s", token)
     thread = threading.Thread(target=lambda: 1 / {}[token])
     thread.start()
     thread.join()
