@@ -36,8 +36,9 @@ class Request:
     formats.Options; with `stream` the levels are built, measured, pushed and deleted one after another. `command` makes the
     release again, and `options` and `imatrix_options` are what the command line said of recipe and matrix. `llama_cpp` is a
     checkout whose converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the
-    first window. `exporter` is that of ONNX graphs. `pull_request` pushes into one; without `create` the repository has to be there; the levels in `delete` are taken out of it;
-    with `require_latest` nothing is pushed of a source that moved on while hubq worked.
+    first window. `exporter` is that of ONNX graphs. `pull_request` pushes into one; without `create` the repository has to be
+    there; the levels in `delete` are taken out of it; with `require_latest` nothing is pushed of a source that moved on while
+    hubq worked.
     """
 
     model: str

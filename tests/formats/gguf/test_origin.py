@@ -141,7 +141,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     loopback.isolate(monkeypatch, tmp_path / "home")
     with loopback.Hub() as server:
         monkeypatch.setenv("HF_TOKEN", loopback.TOKEN)
-        monkeypatch.setattr(planning, "connect", lambda place=None: HuggingFace(server.url, loopback.TOKEN))
+        monkeypatch.setattr(planning, "connect", lambda place=None, **_: HuggingFace(server.url, loopback.TOKEN))
         yield server
 
 
