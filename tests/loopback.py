@@ -107,6 +107,7 @@ class Hub:
         self.barrier: threading.Barrier | None = None  # every client's first commit waits there for the others'
         self.lost_answers = 0  # how many more commits land, but are answered with 500
         self.hang = 0.0  # seconds that the next commit's answer takes after the commit landed
+        self.met: list[str] = []  # the faults that a request really met, by name
         self.lock = threading.RLock()  # commits come one by one
         self._failures: list[list[Any]] = []
         self._closed = threading.Event()
@@ -150,6 +151,7 @@ class Hub:
         for failure in self._failures:
             if failure[0] in request and failure[2] > 0:
                 failure[2] -= 1
+                self.met.append("refused")
                 return failure[1], failure[3]
         return None
 
@@ -342,6 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.barrier = None
         if self.hub.before_commit:
             act, self.hub.before_commit = self.hub.before_commit, None
+            self.hub.met.append("race")
             act()
         with self.hub.lock:
             self.commit_now(repo, revision, lines)
@@ -358,6 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
             path = line["value"]["path"]
             if line["key"] != "deletedFile":
                 tree[path] = self.hub.tampered.get(path, self.content(line))
+                self.hub.met += ["tampered"] * (path in self.hub.tampered)
             elif tree.pop(path, None) is None:
                 raise _Refused(404, "A file with this name doesn't exist", "EntryNotFound")
         if opening:
@@ -368,6 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub._closed.wait(seconds)
         if self.hub.lost_answers:
             self.hub.lost_answers -= 1
+            self.hub.met.append("lost answer")
             raise _Refused(500, "Internal Error")
         page = {"pullRequestUrl": f"{self.hub.url}/{repo}/discussions/{revision.rpartition('/')[2]}"} if opening else {}
         self.answer(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{name}", "commitOid": name, "success": True} | page)
@@ -420,10 +425,13 @@ class _Handler(BaseHTTPRequestHandler):
             if "Range" in self.headers:
                 self.hub.asked.append(self.headers["Range"])
             if self.due(self.hub.flipped, path):
+                self.hub.met.append("flipped")
                 data = bytes([data[0] ^ 1]) + data[1:]
             if self.due(self.hub.cut, path):
+                self.hub.met.append("cut")
                 data = data[:-1]
             if drops := self.hub.dropped.get(path):
+                self.hub.met.append("dropped")
                 return self.break_off(data, drops.pop(0), headers)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not match or not self.hub.ranges:

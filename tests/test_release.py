@@ -17,6 +17,7 @@ import pytest
 import tiny
 from families import make, variants
 from gguf import GGUFReader
+from releases import check_whole
 
 from hubq import plan as planning
 from hubq import release
@@ -330,6 +331,19 @@ def test_a_source_that_moved_on_is_told_and_may_be_refused(hub: loopback.Hub, re
     latest, told = run(replace(wanted, require_latest=True))
     assert latest.release.newer == "" and not [event for event in told if event.step == "moved"]
     assert b"newest" not in latest.card["README.md"]
+
+
+def test_a_release_may_go_into_a_pull_request_and_levels_may_leave_it(hub: loopback.Hub, request_: Request) -> None:
+    wanted = replace(request_, model="org/Tiny-Llama", to="me/Tiny-Llama-GGUF", text=None, pull_request=True)
+    first = publish(replace(wanted, levels=parse_levels("q8_0")))
+    assert first.target == f"{hub.url}/me/Tiny-Llama-GGUF/discussions/1"
+    publish(replace(wanted, levels=parse_levels("q4_0"), delete=parse_levels("q8_0")))
+    check_whole(hub.files("me/Tiny-Llama-GGUF", "refs/pr/1"), {"Q4_0"}, {"old.txt"})
+    assert hub.files("me/Tiny-Llama-GGUF") == {"old.txt": b"before"}
+    assert [one["title"] for one in hub.repos["me/Tiny-Llama-GGUF"].requests] == ["Add GGUF levels of org/Tiny-Llama with hubq"]
+    with pytest.raises(HubError, match="no-create-repo forbids"):
+        publish(replace(wanted, to="org/fresh", pull_request=False, create=False))
+    assert "org/fresh" not in hub.repos
 
 
 def test_a_source_that_vanished_does_not_cost_the_work(hub: loopback.Hub, request_: Request) -> None:
