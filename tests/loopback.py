@@ -13,6 +13,7 @@ on another origin (`localhost` instead of `127.0.0.1`). The Xet protocol is not 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -450,7 +451,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data[start : start + count])
         self.wfile.flush()
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the client may be gone already
+            self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
 
     @staticmethod

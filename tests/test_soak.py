@@ -29,9 +29,9 @@ from hubq.plan import Request
 from hubq.release import publish
 from hubq.store import Store
 
-ROUNDS, KILLS = 50, 4
+ROUNDS, KILLS = 50, 3
 LEVELS = ("Q8_0", "Q4_0")
-TARGETS = [f"org/Tiny-{number}" for number in range(6)]
+FRESH = 0.7  # the share of publishes to a new repository; elsewhere often nothing is left to commit
 ASKED = (
     "GET /api/models/org/Tiny",
     "/tree/",
@@ -53,7 +53,7 @@ class Soak:
         self.faults: Counter[str] = Counter()
         self.failed = self.commits = 0
         self.good: dict[str, bytes] = {}  # what the files of all levels are, made without faults
-        self.expected: dict[str, set[str]] = {target: set() for target in TARGETS}
+        self.expected: dict[str, set[str]] = {}
         network = [self.refuse, self.refuse, self.flip, self.cut, self.drop, self.lose, self.race, self.meddle, self.alter]
         self.acts: list[Callable[[str], None]] = [*network, self.rot, self.poison]
 
@@ -116,6 +116,16 @@ class Soak:
         server.lost_answers, server.before_commit = 0, None
 
     # --- rounds ---
+
+    def target(self) -> str:
+        """A new repository, or one that holds something already."""
+        self.server.uploads.clear()
+        if self.expected and self.random.random() > FRESH:
+            return self.random.choice(list(self.expected))
+        target = f"org/Tiny-{len(self.expected)}"
+        self.expected[target] = set()
+        self.server.add(target, {"notes.txt": b""})
+        return target
 
     def round(self, target: str, levels: set[str]) -> None:
         """A publish with faults, again without those where it failed, and a look at all that was committed."""
@@ -189,21 +199,20 @@ def soak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Soak]:
 
 
 def test_fifty_publishes_with_random_faults_end_in_whole_releases(soak: Soak) -> None:
-    publish(soak.request(TARGETS[0], set(LEVELS)))
-    soak.expected[TARGETS[0]] |= set(LEVELS)
-    soak.good = dict(soak.server.files(TARGETS[0]))
+    first = soak.target()
+    publish(soak.request(first, set(LEVELS)))
+    soak.expected[first] |= set(LEVELS)
+    soak.good = dict(soak.server.files(first))
     for number in range(ROUNDS):
-        target = TARGETS[number] if number < len(TARGETS) else soak.random.choice(TARGETS)
-        levels = set(soak.random.choice((LEVELS, LEVELS[:1], LEVELS[1:])))
-        soak.server.repos.get(target) or soak.server.add(target, {"notes.txt": b""})
+        target, levels = soak.target(), set(soak.random.choice((LEVELS, LEVELS[:1], LEVELS[1:])))
         if number % (ROUNDS // KILLS) == 7:
             soak.kill(target, levels, soak.random.choice(("GET /cdn", "PUT /upload", "/commit/", "/preupload/")))
         else:
             soak.round(target, levels)
-    for target in TARGETS:
+    for target in soak.expected:
         soak.look(target, skip=True)
     lost = sum(len(levels) for levels in soak.expected.values()) - sum(
-        f"Tiny-{level}.gguf" in soak.server.files(target) for target in TARGETS for level in soak.expected[target]
+        f"Tiny-{level}.gguf" in soak.server.files(target) for target in soak.expected for level in soak.expected[target]
     )
     tried = sum(soak.faults.values())
     print(f"faults that requests met: {dict(Counter(soak.server.met))}")
