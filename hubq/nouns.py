@@ -115,7 +115,8 @@ class Artifact:
     `key` is that of the recipe and the inputs that made it, `options` how the command line wrote what shaped it besides the
     level, `imatrix` the SHA-256 of the importance matrix that weighed its errors (None: none did). Of a level split into
     several files, `parts` are those, `path` the first, `size` that of all, and `sha256` that of their hashes in a row.
-    `folder` is where they lie in a repository.
+    `folder` is where they lie in a repository. `recipe` maps tensors to their storage
+    types, where a format tells them one by one.
     """
 
     level: str
@@ -130,6 +131,7 @@ class Artifact:
     imatrix: str | None = None
     options: str = ""
     folder: str = ""
+    recipe: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
@@ -268,7 +270,9 @@ class Release:
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
     levels and their options, see record.commands. `checks` are those that each file went through before it was pushed;
     `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF;
-    `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed.
+    `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed;
+    `inputs` are the source's files that were read; `environment` is the SHA-256 of the names and versions of all packages that
+    were installed.
     """
 
     source: str
@@ -289,3 +293,5 @@ class Release:
     origin: Origin | None = None
     speeds: tuple[Speed, ...] = ()
     newer: str = ""
+    inputs: tuple[RepoFile, ...] = ()
+    environment: str = ""

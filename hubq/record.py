@@ -61,6 +61,8 @@ def record(release: Release) -> dict[str, Any]:
         "left_out": list(release.left_out),
         "origin": asdict(release.origin) if release.origin else None,
         "speeds": [asdict(row) for row in release.speeds],
+        "inputs": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in release.inputs],
+        "environment": release.environment,
     }
 
 
@@ -89,6 +91,7 @@ def _file_record(file: Artifact) -> dict[str, Any]:
     return kept | {
         "bits_per_weight": file.bits_per_weight,
         "types": dict(sorted(file.types.items())),
+        "recipe": dict(file.recipe),
         "fallbacks": file.fallbacks,
         "key": file.key,
         "imatrix": file.imatrix,
@@ -206,6 +209,8 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "left_out": raw.get("left_out", []),
         "origin": raw.get("origin"),
         "speeds": raw.get("speeds", []),
+        "inputs": raw.get("inputs", []),
+        "environment": raw.get("environment", ""),
     }
 
 

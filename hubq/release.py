@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -373,7 +374,15 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
         left_out=planned.blueprint.left_out,
         origin=planned.origin,
+        inputs=source.files,
+        environment=_environment(),
     )
+
+
+def _environment() -> str:
+    """The SHA-256 of the names and versions of all packages that are installed, a line each."""
+    found = sorted({f"{package.name}=={package.version}".lower() for package in metadata.distributions()})
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 def _count(request: Request, planned: Plan) -> str:

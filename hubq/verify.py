@@ -14,10 +14,12 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from hubq import __version__, card
+from hubq.checkpoint import few
 from hubq.errors import BadSource, HubError, Usage
 from hubq.formats import open_format
 from hubq.hub import Hub, Progress
@@ -91,6 +93,7 @@ def verify(
         raise BadSource(f"{repo} has no release.json: hubq did not publish it", "see `hubq audit` for what can be said of it")
     release = read_record(hub.read(snapshot, "release.json"))
     found = [*_listed(snapshot, release), *_sums(hub, snapshot, release), _card(hub, snapshot, release)]
+    found += [*_recipes(hub, snapshot, release), *_inputs(hub, release)]
     if not remote:
         found += _downloaded(hub, snapshot, release, progress)
     if again:
@@ -159,6 +162,45 @@ def _card(hub: Hub, snapshot: Snapshot, release: Release) -> Fact:
     wanted = card.readme(release, open_format(min(formats)).usage(release))
     same = hub.read(snapshot, "README.md") == wanted.encode()
     return Fact("README.md", what, "true" if same else "false", "" if same else "somebody changed it, or other code wrote it")
+
+
+def _recipes(hub: Hub, snapshot: Snapshot, release: Release) -> Iterator[Fact]:
+    """The tensors of GGUF files are stored as release.json tells, by the headers alone."""
+    from hubq.formats.gguf.read import fetch_header
+
+    for artifact in release.artifacts:
+        files = [file.path for file in artifact.files if snapshot.file(file.path)]
+        if not artifact.recipe or len(files) < len(artifact.files):
+            continue
+        stored: dict[str, str] = {}
+        what = "stores its tensors as release.json says"
+        try:
+            for path in files:
+                header = fetch_header(Path(path), snapshot.size(path), partial(hub.read, snapshot, path))
+                stored |= {tensor.name: tensor.type for tensor in header.tensors}
+        except BadSource as error:
+            yield Fact(files[0], what, "false", error.message)
+            continue
+        off = sorted(name for name in stored.keys() | artifact.recipe if stored.get(name) != artifact.recipe.get(name))
+        yield Fact(files[0], what, "false" if off else "true", f"other is {few(off)}" if off else "")
+
+
+def _inputs(hub: Hub, release: Release) -> Iterator[Fact]:
+    """The source still holds, at the pinned commit, the files that were read."""
+    if not release.inputs or not HUB_ID.fullmatch(release.source):
+        return
+    what = f"is what {release.source} holds at {release.commit[:12]}"
+    try:
+        source = hub.snapshot(release.source, release.commit if len(release.commit) == 40 else None)
+    except HubError as error:
+        yield Fact("source", "is there", "not checked", error.message)
+        return
+    for file in release.inputs:
+        listed = source.file(file.path)
+        if listed is None:
+            yield Fact(file.path, what, "false", "it is not there")
+        elif listed.sha256:
+            yield _same(file.path, what, listed.sha256, str(file.sha256))
 
 
 def _downloaded(hub: Hub, snapshot: Snapshot, release: Release, progress: Progress | None) -> Iterator[Fact]:

@@ -82,6 +82,7 @@ def _artifact(layout: Layout, path: Path, files: Sequence[RepoFile], weights: in
         sha256=joint_sha256(files),
         weights=weights,
         types=dict(Counter(chosen.types.values())),
+        recipe=dict(chosen.types),
         fallbacks=chosen.fallbacks,
         key="",
         parts=tuple(files) if len(files) > 1 else (),
