@@ -6,7 +6,7 @@ MODEL is a folder in Hub format, TEXT a file to measure on (.txt, .jsonl); with 
 an importance matrix, too. Loss is against the exported graph in float32, in onnxruntime, over the first windows of 512 tokens.
 Seconds are of the processor, on all cores; decoding is the median of ten tokens behind 32, in milliseconds of the processor.
 RTN is onnxruntime's MatMulNBitsQuantizer in its default mode with the settings of q8 and q4; with --hqq its HQQ is made, too,
-which takes minutes. Needs hubq[onnx].
+which takes minutes. Needs hubq[onnx,genai].
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ sys.path.remove(str(Path(__file__).parent))  # this file has the name of a packa
 from hubq import calibrate, reference, score, text
 from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.imatrix import weights
-from hubq.formats.onnx import blocks, engine, graph
+from hubq.formats.onnx import blocks, engine, genai, graph
 from hubq.formats.onnx.export import export
 from hubq.formats.onnx.levels import LEVELS
 from hubq.formats.onnx.quantize import quantize
-from hubq.nouns import Source
+from hubq.nouns import RepoFile, Source
 from hubq.source import read_config
 
 PROMPT, TOKENS = 32, 10
@@ -119,7 +119,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     config = read_config((asked.model / "config.json").read_bytes())
-    source = Source(asked.model.name, "", asked.model, config, {}, ())
+    files = tuple(RepoFile(path.name, path.stat().st_size) for path in sorted(asked.model.iterdir()))
+    source = Source(asked.model.name, "", asked.model, config, {}, files)
     windows = text.windows(source, text.TextSpec(asked.text, None, windows=asked.windows, seed=None))
     console = Console(stderr=True)
     rows: list[dict[str, Any]] = []
@@ -131,8 +132,12 @@ def main() -> None:
         graph.normalize(model)
         plain = graph.save(model, out / "plain.onnx")[0]
         ways: dict[str, Callable[[Path], Any]] = {
-            level: lambda path, level=level: quantize(plain, level, path) for level in asked.levels.split(",")
+            level: lambda path, level=level: quantize(plain, level, path)
+            for level in asked.levels.split(",")
+            if level != genai.LEVEL
         }
+        if genai.LEVEL in asked.levels.split(","):
+            ways[genai.LEVEL] = lambda path: genai.build(source, path)
         if asked.calibration:
             calibration = text.windows(source, text.TextSpec(asked.calibration, None, windows=64))
             console.print(f"{text.shared_runs(windows, calibration)} runs of 64 tokens are in both texts")
@@ -145,7 +150,8 @@ def main() -> None:
         for bits in (4, 8):  # kernels are compiled on first use
             blocks.pack(np.ones((1, 32), np.float32), bits)
         for name, make in ways.items():
-            path = out / f"{len(rows)}.onnx"
+            (out / str(len(rows))).mkdir()
+            path = out / str(len(rows)) / "model.onnx"
             seconds = spent(lambda make=make, path=path: make(path))
             rows.append(measured(name, path, plain, windows, known, seconds))
             console.print(rows[-1])
