@@ -44,10 +44,11 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-LONGEST = """
-test_smollm2.py test_exporters.py test_publish.py test_export.py test_runtimes.py test_convert.py test_genai.py
-test_release.py test_release_tasks.py test_verify.py test_soak.py test_hostile.py test_killed.py
-""".split()
+LONGEST = (
+    *("test_smollm2.py", "test_exporters.py", "test_publish.py", "test_export.py", "test_runtimes.py", "test_convert.py"),
+    *("test_genai.py", "test_release.py", "test_release_tasks.py", "test_verify.py", "test_soak.py", "test_hostile.py"),
+    "test_killed.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
