@@ -9,7 +9,6 @@ the name behind which "_scale_inv" is added: DeepSeek's format, quant_method "fp
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import threading
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from hubq.errors import BadSource, Unsupported
+from hubq.parse import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -93,10 +93,10 @@ def shards(paths: Iterable[str], read: Callable[[str], bytes]) -> tuple[str, ...
 
 def _weight_map(data: bytes) -> Mapping[str, str]:
     try:
-        weight_map = json.loads(data)["weight_map"]
+        weight_map = read_json(data)["weight_map"]
         names = list(weight_map.values())
         sound = bool(names) and all(name.endswith(".safetensors") and "/" not in name for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise BadSource(f"{INDEX} is not an index of safetensors files", AGAIN)
@@ -116,8 +116,8 @@ def read_header(path: str, size: int, read: ReadBytes) -> dict[str, StoredTensor
     if size < 8 or length > min(MAX_HEADER, size - 8):
         raise BadSource(f"{path} is not a safetensors file: its header would be {length:,} bytes of a file of {size:,}", AGAIN)
     try:
-        header = json.loads(read(path, 8, 8 + length), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        header = read_json(read(path, 8, 8 + length), _unique)
+    except ValueError as error:
         raise BadSource(f"the header of {path} cannot be read: {error}", AGAIN) from None
     if not isinstance(header, dict):
         raise BadSource(f"the header of {path} is not a table of tensors", AGAIN)

@@ -18,7 +18,7 @@ from hubq.formats import Expected, Options, open_format
 from hubq.hub import Files, Hub, connect
 from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
 from hubq.pooling import pooling
-from hubq.source import read_card, read_config, used
+from hubq.source import check_counts, read_card, read_config, used
 from hubq.store import Store, key
 
 if TYPE_CHECKING:
@@ -318,6 +318,7 @@ def _checkpoint(request: Request, module: ModuleType, place: _Place) -> _Found:
     index = place.fetch(checkpoint.INDEX) if snapshot.file(checkpoint.INDEX) else None
     headers = [checkpoint.read_header(path, snapshot.size(path), place.read) for path in shards]
     stored, inputs = checkpoint.merge(headers, index), place.inputs({*small, *shards})
+    check_counts(config, len(stored))
     if unknown is None:
         blueprint = module.draw(snapshot.repo, place.aside, config, stored)
         return _Found(place.source(config), str(config["architectures"][0]), blueprint, small, shards, inputs)

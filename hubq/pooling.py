@@ -7,7 +7,6 @@ modules.json lists the steps of such a model; the folder of the step Pooling say
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from hubq.checkpoint import AGAIN, few
 from hubq.errors import BadSource, Unsupported
+from hubq.parse import read_json
 from hubq.tokenize import read_table
 
 MODULES = "modules.json"
@@ -74,7 +74,7 @@ def _modes(settings: Mapping[str, Any]) -> list[str]:
 def _steps(folder: Path) -> list[tuple[str, str]]:
     """(class, folder) of each step of a model of sentence-transformers."""
     try:
-        steps = json.loads((folder / MODULES).read_text(encoding="utf-8")) if (folder / MODULES).is_file() else []
+        steps = read_json((folder / MODULES).read_bytes()) if (folder / MODULES).is_file() else []
         return [(str(step["type"]).rpartition(".")[2], str(step["path"])) for step in steps]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadSource(f"{MODULES} cannot be read: {error}", AGAIN) from None

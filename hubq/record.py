@@ -8,11 +8,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import PurePosixPath
 from typing import Any
 
-from hubq.errors import BadSource, Unsupported
+from hubq.errors import BadSource, HubqError, Unsupported
+from hubq.hub.files import check_path
 from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Measurement, Release, RepoFile, Snapshot
+from hubq.parse import read_json
 from hubq.source import HUB_ID
 
 SCHEMA = 2
@@ -123,7 +124,7 @@ def read_record(data: bytes) -> Release:
 
     hint = "restore release.json from the repository's history, or run `hubq publish` again"
     try:
-        raw = json.loads(data)
+        raw = read_json(data)
         if not isinstance(raw, dict):
             raise TypeError("it is not a JSON object")
         if raw.get("schema") != SCHEMA:
@@ -227,7 +228,11 @@ def _check(release: Release) -> None:
 
 
 def _is_name(text: str) -> bool:
-    return PurePosixPath(text).name == text and "\\" not in text and plain(text) == text
+    try:
+        check_path(text)
+    except HubqError:
+        return False
+    return "/" not in text and plain(text) == text
 
 
 def _first_problem(error: Exception) -> str:

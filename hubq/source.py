@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -10,7 +9,12 @@ from typing import Any
 
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Snapshot
+from hubq.parse import read_json
 
+COUNTS = re.compile("(layers?|experts)$")  # how settings end that say how often a part is there
+SPARE = 1000  # such parts that may have no tensors of their own
+FRONT = 200_000  # characters of a card's front matter, evaluation results aside
+ALIASES = 20  # that it may hold: each can double it
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name, as the Hub allows them
 
 # the files beside the weights that hubq reads; others are never fetched
@@ -35,6 +39,8 @@ USED = (
     "README.md",
     "LICENSE*",
 )
+RESULTS = re.compile(r"^model-index:.*\n(?:[ #-].*\n|\n)*", re.MULTILINE)  # the longest part of many cards
+ALIAS = re.compile(r"(?:^|[\s\[{,:])\*\w")
 
 
 def used(snapshot: Snapshot) -> tuple[str, ...]:
@@ -54,7 +60,7 @@ def read_config(data: bytes) -> dict[str, Any]:
     BadSource for a file that is no JSON object, Unsupported for a model quantized in another way.
     """
     try:
-        config = without_code(json.loads(data))
+        config = without_code(read_json(data))
     except (ValueError, RecursionError) as error:
         raise BadSource(f"config.json cannot be read: {error}", "check the model's repository") from None
     if not isinstance(config, dict):
@@ -65,6 +71,18 @@ def read_config(data: bytes) -> dict[str, Any]:
             return {key: value for key, value in config.items() if key != "quantization_config"}
         raise Unsupported(f"the model is quantized already ({method!r})", "start from the original, unquantized model")
     return config
+
+
+def check_counts(config: Any, tensors: int) -> None:
+    """Hold the numbers of layers and experts, at any depth, against the number of tensors in a checkpoint.
+
+    Libraries build what a config calls for before they look at the weights. Raises BadSource.
+    """
+    entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in entries:
+        if COUNTS.search(str(key)) and isinstance(value, int | float) and value > tensors + SPARE:
+            raise BadSource(f"config.json says {key} {value}, and the checkpoint holds {tensors} tensors", "check config.json")
+        check_counts(value, tensors)
 
 
 def without_code(value: Any) -> Any:
@@ -79,13 +97,18 @@ def _loads_code(key: str) -> bool:
 
 
 def read_card(data: bytes) -> Mapping[str, Any]:
-    """The front matter of a model card as plain data; empty where there is none or it cannot be read."""
+    """The front matter of a model card as plain data, without evaluation results; empty where there is none or it is no YAML.
+
+    Norwegian (no) is a language, not false, and a tab is two spaces, as the gguf package has it.
+    """
     import yaml
 
     text = data.decode("utf-8", "replace").lstrip("\ufeff")
     if not text.startswith("---"):
         return {}
-    front = text[3:].partition("\n---")[0]
+    front = RESULTS.sub("", text[3:].partition("\n---")[0]).replace("\t", "  ").replace("- no\n", '- "no"\n')
+    if len(front) > FRONT or len(ALIAS.findall(front)) > ALIASES:
+        return {}
     try:
         card = yaml.safe_load(front)
     except Exception:  # of many kinds: a wrong value behind a type tag raises whatever its conversion happens to raise

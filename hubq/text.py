@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import logging
 import re
 import textwrap
@@ -22,8 +21,9 @@ import numpy as np
 from hubq.checkpoint import AGAIN
 from hubq.errors import BadSource, HubError, Usage
 from hubq.nouns import EvalSet, Source
+from hubq.parse import read_json
 from hubq.tasks import TASKS, Task
-from hubq.tokenize import MISSING, load_tokenizer
+from hubq.tokenize import MISSING, encode, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -250,7 +250,7 @@ def _by_tokenizers(tokenizer: Tokenizer, text: str) -> _Tokens:
     bos = with_special[0] if len(with_special) > len(plain) and with_special[1 : 1 + len(plain)] == plain else None
     kept, tokenizer.post_processor = tokenizer.post_processor, None  # it would trim spaces off the offsets
     try:
-        encoding = tokenizer.encode(text, add_special_tokens=False)
+        encoding = encode(tokenizer, text, special=False)
     finally:
         tokenizer.post_processor = kept
     ends = np.array([end for _, end in encoding.offsets], np.int64)
@@ -280,7 +280,7 @@ def _by_sentencepiece(folder: Path, text: str) -> _Tokens:
 def _adds_bos(path: Path) -> bool:
     """Whether a SentencePiece model wants its beginning-of-text token: it does unless tokenizer_config.json says no."""
     try:
-        settings = json.loads(path.read_bytes()) if path.is_file() else {}
+        settings = read_json(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise BadSource(f"{path.name} cannot be read: {error}", AGAIN) from error
     return settings.get("add_bos_token") is not False if isinstance(settings, dict) else True

@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.checkpoint import AGAIN
 from hubq.errors import BadSource, HubqError, Unsupported
+from hubq.parse import read_json, values
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken, Encoding, Tokenizer
 
 WHOLE = "tokenizer.json"
 PARTS = ("vocab.json", "merges.txt")
 CONFIG, SETTINGS, NAMES, ADDED = "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 MISSING = "there is no tokenizer: neither tokenizer.json nor tokenizer.model, nor vocab.json with merges.txt"
 CHECK = "Is it 10\u202f°C,\n or 1 0?"  # a damaged tokenizer fails on it
+
+# kind of step -> how many times as long it can make a text, besides what it puts in
+GROWTH = {"ByteLevel": 2, "Precompiled": 16, "NFKC": 16, "NFKD": 16, "NFD": 4, "BertNormalizer": 4}
+MOST_GROWTH = 1000
+LONGEST = 10_000  # characters of a pattern; those of models have some hundreds
+MOST = 5_000_000  # values in tokenizer.json: the largest have three million
 
 SPECIAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))  # in transformers' order
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
@@ -90,16 +97,54 @@ def _load(folder: Path, name: str, state: tuple[bytes, ...]) -> Tokenizer:
     """See load_tokenizer; `state` are the hashes of the files."""
     from tokenizers import Tokenizer
 
+    if values((folder / name.partition(" ")[0]).read_bytes()) > MOST:
+        raise BadSource(f"{name} is larger than any tokenizer: it holds more than {MOST:,} values", AGAIN)
     try:
         tokenizer = Tokenizer.from_file(str(folder / WHOLE)) if name == WHOLE else _build(folder)
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        _check_steps(tokenizer)
         tokenizer.encode(CHECK)
     except (KeyboardInterrupt, SystemExit, HubqError):
         raise
     except BaseException as error:  # the library raises bare Exception, and its panics are not even that
         raise BadSource(f"{name} cannot be read: {error}", AGAIN) from None
     return tokenizer
+
+
+def encode(tokenizer: Tokenizer, text: str, special: bool = True) -> Encoding:
+    """A text's tokens, with the special ones around it unless `special` is False.
+
+    Raises BadSource where the library panics, as it does over a pattern that would take for ever.
+    """
+    try:
+        return tokenizer.encode(text, add_special_tokens=special)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise BadSource(f"the tokenizer cannot split a text: {error}", AGAIN) from None
+
+
+def _check_steps(tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer whose steps, each of which may lengthen a text, could together make it MOST_GROWTH times as long.
+
+    Raises BadSource, and for a pattern without end, too.
+    """
+    growth = 1
+    for part in (tokenizer.normalizer, tokenizer.pre_tokenizer):
+        for step in _steps(json.loads(part.__getstate__()) if part is not None else None):
+            growth *= GROWTH.get(str(step["type"]), 1) * max(1, len(str(step.get("content") or step.get("prepend") or "")))
+            if len(str(step.get("pattern"))) > LONGEST:
+                raise BadSource("a pattern of the tokenizer is longer than any that models have", AGAIN)
+            if growth > MOST_GROWTH:
+                raise BadSource("the tokenizer makes texts longer without end: its steps replace little by much", AGAIN)
+
+
+def _steps(section: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a section of tokenizer.json, sequences unfolded."""
+    if isinstance(section, dict):
+        inner = section.get("normalizers", section.get("pretokenizers"))
+        yield from [section] if inner is None else (step for part in inner for step in _steps(part))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -113,8 +158,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def read_table(path: Path) -> dict[str, Any]:
     """A JSON file that holds one object; empty where there is no file. Raises BadSource for one that cannot be read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
+        document = read_json(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
         raise BadSource(f"{path.name} cannot be read: {error}", AGAIN) from None
     if not isinstance(document, dict):
         raise BadSource(f"{path.name} is not a table", AGAIN)

@@ -257,7 +257,7 @@ def _made(hub: Hub, snapshot: Snapshot, release: Release, artifact: Artifact, ag
 def _command(hub: Hub, snapshot: Snapshot, release: Release, artifact: Artifact, again: Again, folder: Path) -> list[str]:
     """The arguments of `hubq publish`. What the record says is data of others: only options that are known go on."""
     pinned = f"{release.source}@{release.commit}" if len(release.commit) == 40 else release.source
-    options = _only(shlex.split(artifact.options), SHAPING)
+    options = _only(_words(artifact.options), SHAPING)
     if "--imatrix" in options and artifact.imatrix and options[options.index("--imatrix") + 1] != "auto":
         options[options.index("--imatrix") + 1] = str(_matrix(hub, snapshot, release, artifact.imatrix))
     command = ["publish", again.model or pinned, "--levels", artifact.level, *options, "--to", str(folder / "out")]
@@ -266,10 +266,18 @@ def _command(hub: Hub, snapshot: Snapshot, release: Release, artifact: Artifact,
     command += ["--llama-cpp", str(again.llama_cpp)] if again.llama_cpp else []
     if not again.measure:
         return [*command, "--no-eval"]
-    measured = _only(shlex.split(release.command.replace("{model}", "").replace("{build}", ""))[2:], MEASURING)
+    measured = _only(_words(release.command.replace("{model}", "").replace("{build}", ""))[2:], MEASURING)
     if again.dataset and "--dataset" in measured:
         measured[measured.index("--dataset") + 1] = again.dataset
     return command + measured
+
+
+def _words(command: str) -> list[str]:
+    """A command of the record, word by word. Raises BadSource where a shell could not read it."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise BadSource(f"release.json holds a command that no shell reads: {error}", "verify without --rebuild") from None
 
 
 def _only(words: Sequence[str], known: set[str]) -> list[str]:

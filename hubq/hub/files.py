@@ -11,6 +11,7 @@ from hubq.errors import HubError
 from hubq.nouns import RepoFile, Snapshot
 
 CHUNK = 1 << 20
+WHOLE = 100_000_000  # bytes of a file that is read into memory at once; tokenizers take up to a third of it
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 AGAIN = "run the command again; if it fails again, tell the owner of the repository: the file there may be damaged"
 
@@ -63,6 +64,16 @@ def listed(snapshot: Snapshot, path: str) -> RepoFile:
     if file := snapshot.file(path):
         return file
     raise HubError(f"{snapshot.repo} has no file {path} at commit {snapshot.commit[:10]}")
+
+
+def end_of(file: RepoFile, stop: int | None) -> int:
+    """Where a read ends that goes to `stop` or, without one, to the end. Raises HubError for whole files beyond WHOLE."""
+    if stop is None and file.size > WHOLE:
+        raise HubError(
+            f"{file.path} has {file.size:,} bytes, and hubq reads files of its kind up to {WHOLE:,}",
+            "tell the owner of the repository: such a file is small everywhere else",
+        )
+    return file.size if stop is None else min(stop, file.size)
 
 
 def verified(file: RepoFile, content: Content) -> RepoFile:

@@ -21,7 +21,7 @@ from typing import Any
 
 from hubq.disk import sync
 from hubq.errors import HubError, Moved
-from hubq.hub.files import CHUNK, Content, check_path, listed, open_content, same, sha256, size, verified
+from hubq.hub.files import CHUNK, Content, check_path, end_of, listed, open_content, same, sha256, size, verified
 from hubq.nouns import RepoFile, Snapshot
 
 if sys.platform != "win32":
@@ -49,7 +49,7 @@ class Folder:
     def read(self, snapshot: Snapshot, path: str, start: int = 0, stop: int | None = None) -> bytes:
         """See Hub.read."""
         file = listed(snapshot, path)
-        stop = file.size if stop is None else min(stop, file.size)
+        stop = end_of(file, stop)
         with self._existing(snapshot, path).open("rb") as stream:
             stream.seek(start)
             data = stream.read(max(0, stop - start))

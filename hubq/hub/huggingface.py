@@ -19,7 +19,7 @@ from hubq import __version__
 from hubq.errors import HubError, HubqError, Moved
 from hubq.hub import faults
 from hubq.hub.faults import LOG_IN, TRY_AGAIN, again, cap, explain, pause, status, transient
-from hubq.hub.files import Content, check_path, listed, same, sha256, size, verified
+from hubq.hub.files import Content, check_path, end_of, listed, same, sha256, size, verified
 from hubq.nouns import RepoFile, Snapshot
 from hubq.secrets import scrub_record
 
@@ -65,7 +65,7 @@ class HuggingFace:
     def read(self, snapshot: Snapshot, path: str, start: int = 0, stop: int | None = None) -> bytes:
         """See Hub.read."""
         file = listed(snapshot, path)
-        stop = file.size if stop is None else min(stop, file.size)
+        stop = end_of(file, stop)
         if start >= stop:
             return b""
         with self._plain_errors(snapshot.repo, snapshot.commit):

@@ -22,6 +22,7 @@ from hubq.formats.gguf.recipe import Model
 from hubq.formats.gguf.tensors import Tensor
 from hubq.formats.gguf.vocab import Vocab, read_vocab
 from hubq.pooling import lost_steps
+from hubq.source import read_card
 
 SAMPLING = {"top_k": "sampling_top_k", "top_p": "sampling_top_p", "min_p": "sampling_min_p", "temperature": "sampling_temp"}
 
@@ -154,7 +155,7 @@ def _metadata(repo: str, folder: Path, tensors: list[Tensor], experts: int) -> g
     load = gguf.Metadata
     total = sum(math.prod(tensor.shape) for tensor in tensors)
     try:
-        card = load.load_model_card(folder)
+        card = dict(read_card((folder / "README.md").read_bytes())) if (folder / "README.md").is_file() else {}
         metadata = load.apply_metadata_heuristic(load(), card, load.load_hf_parameters(folder), Path(repo), total)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadSource(f"the model card cannot be read: {error}", "check the front matter of README.md") from None

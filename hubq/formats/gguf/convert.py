@@ -26,6 +26,7 @@ from hubq.checkpoint import INDEX, few, shards
 from hubq.disk import sync
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats.gguf.read import read_header
+from hubq.parse import read_json
 from hubq.source import matches, without_code
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -163,7 +164,7 @@ def _any_of(path: str, patterns: Iterable[str]) -> bool:
 def _settings(path: str, data: bytes) -> bytes:
     """A file of settings without keys that could load code, or a file of another place in a tokenizer's stead."""
     try:
-        return json.dumps(_without_files(without_code(json.loads(data)))).encode()
+        return json.dumps(_without_files(without_code(read_json(data)))).encode()
     except (ValueError, RecursionError) as error:
         raise BadSource(f"{path} cannot be read: {error}", "check the model's repository") from None
 

@@ -9,7 +9,6 @@ that asks for it, as Llama 3's does, is therefore sound.
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,8 @@ from hubq.formats.gguf.probe import PROBE
 from hubq.formats.gguf.read import Header, read_set
 from hubq.formats.gguf.render import render
 from hubq.nouns import Artifact, Check, Measurement, Source
-from hubq.tokenize import load_tokenizer, tokenizer_files
+from hubq.parse import read_json
+from hubq.tokenize import encode, load_tokenizer, tokenizer_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -142,7 +142,7 @@ class _Theirs:
         """A small file of the source; empty where there is none."""
         path = self.folder / name
         try:
-            document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            document = read_json(path.read_bytes()) if path.is_file() else {}
         except ValueError as error:
             raise BadSource(f"{name} cannot be read: {error}", AGAIN) from None
         return document if isinstance(document, dict) else {}
@@ -178,7 +178,7 @@ class _Theirs:
         if self.tokenizer is None:
             return self._by_sentencepiece(text)
         before, after = self.around
-        return [*before, *self.tokenizer.encode(text, add_special_tokens=False).ids, *after]
+        return [*before, *encode(self.tokenizer, text, special=False).ids, *after]
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:

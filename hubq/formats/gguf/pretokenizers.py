@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hubq.errors import Unsupported
+from hubq.tokenize import encode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -239,7 +240,7 @@ def recognize(tokenizer: Tokenizer) -> str:
     A tokenizer that composes text first (NFC) is taken for one that does not, as its models' converters do: llama.cpp gives
     other ids to decomposed text alone. Raises Unsupported for a pre-tokenizer that is not known here.
     """
-    ids = tokenizer.encode(CHECK_TEXT).ids
+    ids = encode(tokenizer, CHECK_TEXT).ids
     found = hashlib.sha256(str(ids).encode()).hexdigest()
     for name, hashes in HASHES.items():
         if found in hashes:

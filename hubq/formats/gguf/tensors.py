@@ -92,7 +92,7 @@ def draw(
     tables.append(("", "", last))
     names = name_map(architecture, size["layers"])
     shapes: dict[str, tuple[int, ...]] = {}
-    tensors = []
+    drawn = []
     for before, blk, table in tables:
         for key, value in table.items():
             parts = (Part(value),) if isinstance(value, str) else value if isinstance(value, tuple) else (value,)
@@ -100,9 +100,9 @@ def draw(
             shapes |= dict.fromkeys(sources, _shape(parts[0].stored, size))
             for part in parts:
                 name = blk + part.name if part.name else _name(names, before + key)
-                tensors.append(_tensor(name, part, sources, size, bool(_STACKED.search(key))))
-    match(shapes, stored, ignored)
-    return tensors
+                drawn.append((name, part, sources, size, bool(_STACKED.search(key))))
+    match(shapes, stored, ignored)  # orders of rows are as long as the config says: only now it is known to be true
+    return [_tensor(*facts) for facts in drawn]
 
 
 def name_map(architecture: str, layers: int) -> gguf.TensorNameMap:

@@ -33,7 +33,7 @@ from hubq.formats.gguf.tokenizer import (
     unigram,
     wordpiece,
 )
-from hubq.tokenize import MISSING, WHOLE, load_tokenizer, read_settings, read_table, tokenizer_files
+from hubq.tokenize import MISSING, WHOLE, encode, load_tokenizer, read_settings, read_table, tokenizer_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -43,6 +43,8 @@ TURN_ENDS = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftex
 TURN_ENDS |= {"[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>"}
 ENDS = TURN_ENDS | {"</s>", "<eos>", "[EOS]", "<|eom_id|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<turn|>"}
 ENDS |= {"<|tool_response>", "[e~["}
+
+TABLES = ("tokenizer_config.json", "config.json", "generation_config.json", "chat_template.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ def read_vocab(folder: Path, size: int) -> Vocab:
     llama.cpp is not known to reproduce.
     """
     settings, tokenizer = read_settings(folder), load_tokenizer(folder)
+    if tokenizer is not None:
+        check_size(max(tokenizer.get_vocab().values(), default=-1) + 1, size)
     document = json.loads(tokenizer.to_str()) if tokenizer is not None else {}
     original = (folder / "tokenizer.model").is_file()
     if tokenizer is not None and not (original and document["model"]["type"] == "BPE" and not _is_byte_level(document)):
@@ -176,7 +180,7 @@ def _model(path: Path, tokenizer: Tokenizer | None) -> Model:
         raise Unsupported("tokenizer.model is not BPE with byte_fallback, and llama.cpp would split text otherwise", original)
     if tokenizer is None and not model.verbatim:
         raise Unsupported("tokenizer.model normalizes text, and llama.cpp would not", original)
-    if tokenizer is not None and _bare(tokenizer.encode(CHECK_TEXT, add_special_tokens=False).tokens) != _bare(
+    if tokenizer is not None and _bare(encode(tokenizer, CHECK_TEXT, special=False).tokens) != _bare(
         processor.encode(CHECK_TEXT, return_type=str)
     ):
         raise Unsupported(
@@ -221,6 +225,8 @@ def _special_of(folder: Path, tokenizer: Tokenizer, size: int, settings: Mapping
 
 
 def _special(folder: Path, size: int, merges: bool) -> gguf.SpecialVocab:
+    for name in TABLES:  # the gguf package reads them whatever they hold
+        read_table(folder / name)
     try:
         special = gguf.SpecialVocab(folder, load_merges=merges, n_vocab=size)
         special.special_token_ids.pop("cls", None)  # GGUF has no key for it: BOS stands for it
