@@ -14,7 +14,6 @@ from hubq.parse import read_json
 COUNTS = re.compile("(layers?|experts)$")  # how settings end that say how often a part is there
 SPARE = 1000  # such parts that may have no tensors of their own
 FRONT = 200_000  # characters of a card's front matter, evaluation results aside
-ALIASES = 20  # that it may hold: each can double it
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name, as the Hub allows them
 
 # the files beside the weights that hubq reads; others are never fetched
@@ -40,7 +39,6 @@ USED = (
     "LICENSE*",
 )
 RESULTS = re.compile(r"^model-index:.*\n(?:[ #-].*\n|\n)*", re.MULTILINE)  # the longest part of many cards
-ALIAS = re.compile(r"(?:^|[\s\[{,:])\*\w")
 
 
 def used(snapshot: Snapshot) -> tuple[str, ...]:
@@ -103,14 +101,22 @@ def read_card(data: bytes) -> Mapping[str, Any]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML without aliases, each of which can double a document, or make it a part of itself."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("there are aliases")
+            return super().compose_node(parent, index)
+
     text = data.decode("utf-8", "replace").lstrip("\ufeff")
     if not text.startswith("---"):
         return {}
     front = RESULTS.sub("", text[3:].partition("\n---")[0]).replace("\t", "  ").replace("- no\n", '- "no"\n')
-    if len(front) > FRONT or len(ALIAS.findall(front)) > ALIASES:
+    if len(front) > FRONT:
         return {}
     try:
-        card = yaml.safe_load(front)
+        card = yaml.load(front, Loader)
     except Exception:  # of many kinds: a wrong value behind a type tag raises whatever its conversion happens to raise
         return {}
     return card if isinstance(card, dict) else {}

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ BEGINNING = 200_000  # characters of a text that go with its windows
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}  # suffix -> loader of datasets; .txt is read as it is
 LOCAL = "give a local file instead (--dataset FILE.txt, .jsonl or .parquet), or publish without measuring: --no-eval"
 Tokenize = Callable[[Source, str], tuple[np.ndarray, np.ndarray, int | None]]
+DEEPEST = 100  # tables and lists in one another, in a file of text
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -182,12 +184,21 @@ def _local(path: Path, field: str) -> Text:
 
 def _load_file(path: Path) -> Any:
     datasets = _datasets()
+    if path.suffix in (".json", ".jsonl") and _depth(path.read_bytes()) > DEEPEST:
+        raise Usage(f"{path.name} is nested deeper than rows of text are", "give a file with a table of text in each line")
     try:
         return datasets.load_dataset(LOADERS[path.suffix], data_files=glob.escape(str(path)), split="train")
     except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetsError) as error:
         raise Usage(
             f"{path.name} cannot be read: {_short(error.__cause__ or error)}", f"check that it is what {path.suffix} files are"
         ) from error
+
+
+def _depth(data: bytes) -> int:
+    """How deeply JSON is nested: pyarrow, which reads it, overruns its stack."""
+    bare = np.frombuffer(STRING.sub(b"", data), np.uint8)
+    steps = np.isin(bare, list(b"[{")).astype(np.int8) - np.isin(bare, list(b"]}"))
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
 
 
 def _hub(spec: TextSpec) -> Text:
@@ -214,8 +225,10 @@ def _rows(rows: Any, field: str, name: str) -> tuple[str, ...]:
     """The texts of a dataset's rows."""
     if field not in rows.column_names:
         raise Usage(f"{name} has no field {field!r}", f"choose one with --text-field: {', '.join(rows.column_names)}")
-    column: Iterable[Any] = rows[field]
-    texts = tuple(text for text in column if text is not None)
+    try:
+        texts = tuple(text for text in rows[field] if text is not None)
+    except UnicodeDecodeError as error:
+        raise Usage(f"the field {field!r} of {name} is not UTF-8: {error}", "give a text in UTF-8") from None
     if not all(isinstance(text, str) for text in texts):
         raise Usage(f"the field {field!r} of {name} does not hold text", f"choose one of {', '.join(rows.column_names)}")
     return texts

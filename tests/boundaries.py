@@ -60,7 +60,9 @@ def strike(root: Path, at: int, fault: str, log: Path) -> None:
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if writes and isinstance(path, str | bytes) and os.fsdecode(path).startswith(str(root)):
                 struck("open")
-        elif event in EVENTS and any(os.fsdecode(path).startswith(str(root)) for path in arguments[:2] if isinstance(path, str | bytes | Path)):
+        elif event in EVENTS and any(
+            os.fsdecode(path).startswith(str(root)) for path in arguments[:2] if isinstance(path, str | bytes | Path)
+        ):
             struck(event)
 
     sync, append = os.fsync, write._Level._write
@@ -136,7 +138,11 @@ def main() -> None:
         faults += [f"{at}: {entry.path} is left for ever" for entry in Store(root / "work").entries() if entry.unfinished]
         faults += [f"{at}: {path} is left for ever" for path in (root / "out").iterdir() if path.name.startswith(".")]
         shutil.rmtree(root)
-    assert read_record(Folder(place / "undisturbed" / "out").read(Folder(place / "undisturbed" / "out").snapshot(next(iter(wanted)).split("/")[0]), "release.json"))
+    assert read_record(
+        Folder(place / "undisturbed" / "out").read(
+            Folder(place / "undisturbed" / "out").snapshot(next(iter(wanted)).split("/")[0]), "release.json"
+        )
+    )
     print(json.dumps({"writes": sum(kinds.values()), "kinds": kinds, "faults": faults}))
 
 

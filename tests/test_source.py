@@ -164,7 +164,6 @@ def test_the_front_matter_of_a_card() -> None:
         "---\njust text\n---\n",
         "---\na: [1\n---\n",
         "---\na: b: c\n---\n",
-        "---\n\ta: 1\n---\n",
         "---\na: !!python/object/apply:os.system ['echo hacked > /tmp/hacked']\n---\n",
         "---\na: !!python/name:os.system\n---\n",
         "---\na: !!int ''\n---\n",

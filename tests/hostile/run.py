@@ -150,7 +150,18 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "text": text,
     "graph": graph,
 }
-MODULES = ("plan", "verify", "text", "reference", "record", "card", "plot", "formats.gguf", "formats.gguf.audit", "formats.gguf.gate")
+MODULES = (
+    "plan",
+    "verify",
+    "text",
+    "reference",
+    "record",
+    "card",
+    "plot",
+    "formats.gguf",
+    "formats.gguf.audit",
+    "formats.gguf.gate",
+)
 MODULES += ("formats.onnx", "formats.onnx.graph", "formats.onnx.export", "formats.onnx.exporters", "formats.gguf.origin")
 
 
@@ -198,7 +209,9 @@ def watch(folder: Path, found: list[str]) -> None:
         elif event in ("os.rename", "os.remove", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.rmdir"):
             if event in ("os.remove", "os.rmdir") and arguments[1] >= 0:
                 return  # within a folder that is open: how shutil.rmtree goes on
-            paths = [os.path.abspath(os.fsdecode(path)) for path in arguments[:2] if isinstance(path, str | bytes | os.PathLike)]
+            paths = [
+                os.path.abspath(os.fsdecode(path)) for path in arguments[:2] if isinstance(path, str | bytes | os.PathLike)
+            ]
             if not all(path.startswith(inside) for path in paths):
                 found.append(f"{event} {paths}")
         elif event in ("socket.connect", "os.system", "os.exec", "os.posix_spawn", "ctypes.dlopen"):
@@ -215,13 +228,7 @@ def perform(case: make.Case, folder: Path) -> dict[str, Any]:
 
     found: list[str] = []
     watch(folder, found)
-    os.environ.update({"HF_HOME": str(folder / "home"), "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "HUBQ_HOME": str(folder / "hubq")})
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
-    import datasets.config
-    import tempfile
-
-    tempfile.tempdir = str(folder / "tmp")
-    datasets.config.HF_DATASETS_CACHE = folder / "home"
     room = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -235,7 +242,15 @@ def perform(case: make.Case, folder: Path) -> dict[str, Any]:
     except BaseException as error:
         ended, message = f"!{type(error).__name__}", str(error)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    return {"ended": ended, "message": message[:2000], "long": len(message), "hint": hint, "seconds": time.process_time() - began, "grown": grown, "outside": found}
+    return {
+        "ended": ended,
+        "message": message[:2000],
+        "long": len(message),
+        "hint": hint,
+        "seconds": time.process_time() - began,
+        "grown": grown,
+        "outside": found,
+    }
 
 
 def run(case: make.Case, root: Path) -> dict[str, Any]:
@@ -274,6 +289,9 @@ def run(case: make.Case, root: Path) -> dict[str, Any]:
 
 def main() -> None:
     root, word = Path(sys.argv[1]).resolve(), "".join(sys.argv[2:])
+    os.environ |= {name: str(root / "case" / "home") for name in ("HF_HOME", "HOME", "HUBQ_HOME")}
+    os.environ["TMPDIR"] = str(root / "case" / "tmp")
+    (root / "case" / "tmp").mkdir(parents=True)
     warm()
     for case in make.cases():
         if word in case.name:

@@ -69,7 +69,13 @@ class Drawn(Blueprint):
         return bool(self.vocab.special.chat_template)
 
     def pairs(self) -> tuple[int, bytes]:
-        """See Blueprint."""
+        """See Blueprint. Raises BadSource for values that GGUF has no form for."""
+        try:
+            return self._pairs()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BadSource(f"the model's card, settings or tokenizer hold what no GGUF can: {error}", "correct them") from None
+
+    def _pairs(self) -> tuple[int, bytes]:
         with tempfile.TemporaryDirectory() as aside:
             path = Path(aside) / "header"
             writer = gguf.GGUFWriter(path, self.model.architecture)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SUMS, COUNTS = ".in_sum2", ".counts"
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+MOST = 1 << 25  # values of an entry; 384 experts of 18,432 columns have a fifth of it
 UINT32, F32 = 4, 0  # numbers of a value's and of a tensor's type
 AGAIN = "download it again, or make one with llama-imatrix or --imatrix auto"
 
@@ -132,6 +133,8 @@ def _read_gguf(path: Path, file: BinaryIO) -> _Content:
                 raise BadSource(
                     f"{path.name}: {tensor.name!r} should hold F32 values, but is {tensor.type} {tensor.shape}", AGAIN
                 )
+            if tensor.size > 4 * MOST:
+                raise BadSource(f"{path.name}: {tensor.name!r} holds more values than any tensor has", AGAIN)
             arrays[f".{suffix}"][name] = _array(file, tensor.offset, tensor.size // 4)
     sums, counts = arrays[SUMS], arrays[COUNTS]
     if not sums or sums.keys() != counts.keys():
@@ -169,7 +172,7 @@ def _read_legacy(path: Path, file: BinaryIO) -> _Content:
     for _ in range(count):
         name, calls = source.string(1, MAX_NAME), source.number()
         size = source.number()
-        if name in entries or calls < 0 or size < 1:
+        if name in entries or calls < 0 or not 1 <= size <= MOST:
             raise source.fault(f"it has {name!r} twice, or {size:,} values of {calls:,} chunks for it")
         sums = np.frombuffer(source.take(4 * size), "<f4").astype(np.float32)
         entries[name] = Entry(sums[None], np.array([max(calls, 1)], np.float32))

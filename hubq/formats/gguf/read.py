@@ -31,6 +31,7 @@ COUNT = 2**63 - 1  # ggml counts weights in 64 bits with a sign
 SCALARS = {0: "u8 B", 1: "i8 b", 2: "u16 H", 3: "i16 h", 4: "u32 I", 5: "i32 i", 6: "f32 f", 7: "bool ?"}
 SCALARS |= {10: "u64 Q", 11: "i64 q", 12: "f64 d"}
 STRING, ARRAY = 8, 9
+U32 = b"\4\0\0\0"  # a type's number as it is stored
 
 # number of a storage type -> name, weights and bytes of a block: all that hubq writes, and what else occurs in files
 STORAGE = {kind.number: (kind.name, kind.block, kind.bytes) for kind in TYPES.values()}
@@ -94,7 +95,7 @@ def read_header(path: Path) -> Header:
     size = path.stat().st_size
     with open(path, "rb") as file:
         _version(path.name, file.read(8), size)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with mmap.mmap(file.fileno(), min(size, MAX_HEADER), access=mmap.ACCESS_READ) as mapped:
             return _parse(path, mapped, size)
 
 
@@ -120,7 +121,7 @@ def _parse(path: Path, content: mmap.mmap | bytes, size: int) -> Header:
     cursor = _Cursor(path.name, content, min(len(content), MAX_HEADER))
     tensors, keys = cursor.count("tensors"), cursor.count("keys")
     metadata, pairs = _metadata(cursor, keys)
-    alignment = _alignment(cursor, metadata)
+    alignment = _alignment(cursor, metadata, pairs)
     table = [_tensor(cursor, i) for i in range(tensors)]
     data = cursor.at + -cursor.at % alignment
     return Header(path, size, version, metadata, pairs, _placed(path.name, table, data, alignment, size), data, alignment)
@@ -286,11 +287,13 @@ def _scalar(cursor: _Cursor, kind: int) -> list[str]:
     return SCALARS[kind].split()
 
 
-def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", ALIGNMENT)
-    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        cursor.place = "the metadata entry general.alignment"
-        raise cursor.fault("it is no power of two")
+def _alignment(cursor: _Cursor, metadata: dict[str, Any], pairs: dict[str, bytes]) -> int:
+    key = "general.alignment"
+    alignment = metadata.get(key, ALIGNMENT)
+    stored = pairs[key][8 + len(key) :][:4] if key in pairs else U32
+    if stored != U32 or type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        cursor.place = f"the metadata entry {key}"
+        raise cursor.fault("it is no power of two, or no u32")
     return alignment
 
 

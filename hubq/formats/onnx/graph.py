@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -80,29 +80,41 @@ def read(path: Path) -> ir.Model:
         model = ir.load(path)
     except Exception as error:  # protobuf and onnx raise what they like
         raise BadSource(f"{path.name} cannot be read as ONNX: {brief(error)}", "export it again") from error
-    held = [value.const_value for value in model.graph.initializers.values()]
-    names = dict.fromkeys(str(tensor.location) for tensor in held if isinstance(tensor, ir.ExternalTensor))
-    _beside(path, list(names))
+    _beside(path, list(_external(model)))
     return model
 
 
 def data_files(path: Path) -> list[str]:
     """The names of the files of external data that a graph's file asks for. Raises BadSource where one is not beside it."""
-    try:
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:
-        raise BadSource(f"{path.name} cannot be read as ONNX: {brief(error)}", "export it again") from error
-    held = [entry for tensor in proto.graph.initializer for entry in tensor.external_data if entry.key == "location"]
-    names = list(dict.fromkeys(entry.value for entry in held))
-    _beside(path, names)
-    return names
+    return list(dict.fromkeys(str(tensor.location) for tensor in _external(read(path))))
 
 
-def _beside(path: Path, names: list[str]) -> None:
-    if outside := [name for name in names if Path(name).name != name]:
+def _external(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """Every tensor of a model that lies in another file: constants of graphs, branches and functions."""
+    held: list[Any] = []
+    parts: list[Any] = [model.graph, *model.functions.values()]
+    for graph in parts:
+        graphs = [graph] if isinstance(graph, ir.Graph) else []
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            for attribute in node.attributes.values():
+                if attribute.type in (ir.AttributeType.TENSOR, ir.AttributeType.TENSORS):
+                    held += attribute.value if isinstance(attribute.value, list | tuple) else [attribute.value]
+                elif attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+                    graphs += attribute.value if isinstance(attribute.value, list | tuple) else [attribute.value]
+        held += [value.const_value for inner in graphs for value in inner.initializers.values()]
+    yield from (tensor for tensor in held if isinstance(tensor, ir.ExternalTensor))
+
+
+def _beside(path: Path, tensors: list[ir.ExternalTensor]) -> None:
+    names = list(dict.fromkeys(str(tensor.location) for tensor in tensors))
+    if outside := [name for name in names if not name or Path(name).name != name or "\\" in name]:
         raise BadSource(f"{path.name} has its external data in another folder: {', '.join(outside)}", "export it again")
     if missing := [name for name in names if not (path.parent / name).is_file()]:
         raise BadSource(f"{path.name} lacks its external data: {', '.join(missing)}", f"put it beside {path.name}")
+    for tensor in tensors:
+        start, size = tensor.offset or 0, (path.parent / str(tensor.location)).stat().st_size
+        if not 0 <= start <= start + max(tensor.nbytes, tensor.length or 0) <= size:
+            raise BadSource(f"{path.name} claims data of {tensor.location} that is not there", "export it again")
 
 
 def brief(error: BaseException) -> str:
