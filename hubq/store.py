@@ -148,11 +148,15 @@ class Store:
         """Let `write` make a file of a kind, with others beside it if need be, and keep it under a key by its name."""
         folder = self.root / kind / key
         aside = self._aside(folder)
-        write(aside / name)
-        for path in aside.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        self._take_over(aside, folder)
+        try:
+            write(aside / name)
+            for path in aside.iterdir():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            self._take_over(aside, folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         return folder / name
 
     def entries(self) -> list[Entry]:

@@ -303,3 +303,13 @@ def test_an_empty_store_has_nothing_to_list(store: Store) -> None:
     made = told(store, "list")
     assert (made.returncode, made.stdout) == (0, f"0 kept, 0 B in {store.root}\n")
     assert not store.root.exists()
+
+
+def test_a_file_that_cannot_be_made_leaves_nothing(store: Store) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        store.keep_file("imatrices", "k", "i.gguf", fail)
+    assert list((store.root / "imatrices").iterdir()) == []

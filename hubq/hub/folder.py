@@ -141,7 +141,11 @@ class Folder:
             if not changed and not gone:
                 return now
             after = self._build(repo, changed, gone, hashes, progress)
-            os.rename(folder, _beside(folder, "old"))
+            try:
+                os.rename(folder, _beside(folder, "old"))
+            except OSError:
+                shutil.rmtree(_beside(folder, "new"), ignore_errors=True)
+                raise
             _recover(folder)
         return after
 

@@ -125,6 +125,7 @@ def nested(depth: int, opened: bytes = b"[", closed: bytes = b"]") -> bytes:
 
 
 WRONG = (None, "", "x", "\x1b[2J", -1, 0, 1.5, True, 2**31, 2**63, 1e308, [], [1], [[]], {}, {"a": 1}, float("nan"), 10**400)
+FEW = (None, "x", -1, 1.5, True, 2**63, [[]], {"a": 1}, float("nan"))  # for each of many places
 
 
 # --- safetensors ---
@@ -252,10 +253,10 @@ def config() -> Iterator[Case]:
     yield case("sound", CONFIG, ACCEPTED)
     yield case("sound for ONNX", CONFIG, ACCEPTED, "onnx")
     for key in CONFIG:
-        for value in WRONG:
+        for value in FEW:
             yield case(f"{key} = {value!r:.20}", {**CONFIG, key: value}, EITHER)
     for key in ("num_hidden_layers", "vocab_size", "hidden_size", "head_dim", "num_attention_heads", "intermediate_size"):
-        for action in ("plan", "onnx", "describe"):
+        for action in ("plan", "onnx"):
             yield case(f"{key} = 10^9 ({action})", {**CONFIG, key: 10**9}, EITHER if action != "plan" else REFUSED, action)
     for key in (
         "auto_map",
@@ -266,7 +267,6 @@ def config() -> Iterator[Case]:
     ):
         hostile = {**CONFIG, key: "evil/kernel", "text_config": {key: "evil/kernel"}}
         yield case(f"{key}", hostile, ACCEPTED)
-        yield case(f"{key} reaches transformers", hostile, ACCEPTED, "describe")
     yield case(
         "auto_map alone",
         {**CONFIG, "architectures": ["Evil"], "model_type": "evil", "auto_map": {"AutoModel": "evil.Evil"}},
@@ -298,7 +298,7 @@ def config() -> Iterator[Case]:
     yield case("empty", b"")
     yield case("binary", bytes(range(256)))
     yield case("gptq", {**CONFIG, "quantization_config": {"quant_method": "gptq"}}, "Unsupported")
-    for value in WRONG:
+    for value in FEW:
         yield case(f"quantization {value!r:.20}", {**CONFIG, "quantization_config": value}, EITHER)
         yield case(f"whole {value!r:.20}", json.dumps(value).encode())
 
@@ -318,10 +318,10 @@ def tokenizers() -> Iterator[Case]:
 
     base = tokenizer()
     for key in base:
-        for value in (*WRONG, {"type": "Evil"}):
+        for value in (*FEW, {"type": "Evil"}):
             yield whole(f"{key} = {value!r:.20}", EITHER, **{key: value})
     for key in base["model"]:
-        for value in WRONG:
+        for value in FEW:
             yield whole(f"model.{key} = {value!r:.20}", EITHER, model={**base["model"], key: value})
     for name, pattern in {
         "exponential": "(a+)+$",
@@ -393,7 +393,7 @@ def tokenizers() -> Iterator[Case]:
     yield case("binary", tokenizer__json=bytes(range(256)) * 100)
     yield case("none", tokenizer__json=None)
     for key in (*SETTINGS, "added_tokens_decoder", "tokenizer_class", "add_prefix_space", "extra_special_tokens"):
-        for value in (*WRONG, {"0": {"content": [1]}}, {"x": 1}, [{"name": "../../x", "template": "y"}], [{"name": 1}]):
+        for value in (*FEW, {"0": {"content": [1]}}, {"x": 1}, [{"name": "../../x", "template": "y"}], [{"name": 1}]):
             yield case(f"{key} = {value!r:.24} in its settings", EITHER, tokenizer_config__json={**SETTINGS, key: value})
     for path in (
         "generation_config.json",
@@ -437,7 +437,7 @@ TEMPLATES = {
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "long string": "{{ 'x' * 10**9 }}",
     "long list": "{{ [1] * 10**9 }}",
-    "large number": "{{ 9**9**9 }}",
+    "large number": "{{ 9**(9**9) }}",
     "joined": "{{ range(90000)|map('string')|join('x' * 90000) }}",
     "class": "{{ ''.__class__.__mro__ }}",
     "globals": "{{ cycler.__init__.__globals__.os.system('touch evil') }}",
@@ -762,11 +762,11 @@ def records() -> Iterator[Case]:
 
     yield case("sound", RELEASE, ACCEPTED)
     for key_ in RELEASE:
-        for value in WRONG:
+        for value in FEW:
             yield case(f"{key_} = {value!r:.20}", {**RELEASE, key_: value}, EITHER)
         yield case(f"without {key_}", {k: v for k, v in RELEASE.items() if k != key_}, EITHER)
     for key_ in RELEASE["files"][0]:
-        for value in WRONG:
+        for value in FEW:
             yield case(f"files.{key_} = {value!r:.20}", file(**{key_: value}), EITHER)
     for path in ("../../evil", "/etc/passwd", "a/../../evil", "..\\evil", "C:evil", "a\0b", ".", "..", "", "\x1b[2J"):
         yield case(f"path {path!r}", file(path=path))
@@ -862,7 +862,22 @@ def graphs() -> Iterator[Case]:
         yield Case(f"onnx: {name}", "graph", {"m/model.onnx": content}, "BadSource" if name != "empty" else EITHER)
 
 
+def described() -> Iterator[Case]:
+    """What transformers gets to see of a config."""
+    for key in (
+        "auto_map",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "attn_implementation",
+        "trust_remote_code",
+    ):
+        hostile = {**CONFIG, key: "evil/kernel", "text_config": {key: "evil/kernel"}}
+        yield Case(f"{key} reaches transformers", "describe", model(**{"config.json": hostile}), ACCEPTED)
+    for key in ("num_hidden_layers", "vocab_size", "hidden_size", "head_dim", "num_attention_heads", "intermediate_size"):
+        yield Case(f"{key} = 10^9 reaches transformers", "describe", model(**{"config.json": {**CONFIG, key: 10**9}}), EITHER)
+
+
 def cases() -> Iterator[Case]:
     """All of them; names are unique."""
-    for part in (safetensors, index, config, tokenizers, templates, cards, ggufs, matrices, records, texts, graphs):
+    for part in (safetensors, index, config, tokenizers, templates, cards, ggufs, matrices, records, graphs, texts, described):
         yield from part()

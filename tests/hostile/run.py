@@ -7,6 +7,8 @@ input may make hubq do: opened files for writing, started programs, or connected
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import resource
@@ -14,12 +16,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-import make  # noqa: E402
+import make
 
 ROOM = 8 << 30  # bytes of address space that a case gets, so that a bomb ends it and not the machine
 PATIENCE = 30  # seconds before a case is killed
@@ -150,38 +152,18 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "text": text,
     "graph": graph,
 }
-MODULES = (
-    "plan",
-    "verify",
-    "text",
-    "reference",
-    "record",
-    "card",
-    "plot",
-    "formats.gguf",
-    "formats.gguf.audit",
-    "formats.gguf.gate",
-)
-MODULES += ("formats.onnx", "formats.onnx.graph", "formats.onnx.export", "formats.onnx.exporters", "formats.gguf.origin")
+MODULES = ("plan", "verify", "record", "card", "plot", "formats.gguf.audit", "formats.gguf.gate", "formats.gguf.origin")
+MODULES += ("formats.onnx", "formats.onnx.graph", "formats.onnx.export", "formats.onnx.exporters")
+# the largest, which are loaded only for the actions that need them: to fork a large process takes long
+LARGE = {"text": ("datasets",), "describe": ("transformers.models.llama.modeling_llama", "hubq.reference")}
 
 
-def warm() -> None:
-    """Import all that the cases need."""
-    import importlib
-
-    import datasets
-    import sentencepiece
-    import tokenizers
-    import transformers.models.llama.configuration_llama
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
-    for name in MODULES:
-        importlib.import_module(f"hubq.{name}")
-    from hubq.formats.gguf.arch import families
-
-    families()
-    for package in (datasets, sentencepiece, tokenizers):
-        assert package
+def warm(names: Iterable[str]) -> None:
+    """Import what cases need, so that none of them has to."""
+    for name in names:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def lay_out(case: make.Case, folder: Path) -> None:
@@ -292,9 +274,11 @@ def main() -> None:
     os.environ |= {name: str(root / "case" / "home") for name in ("HF_HOME", "HOME", "HUBQ_HOME")}
     os.environ["TMPDIR"] = str(root / "case" / "tmp")
     (root / "case" / "tmp").mkdir(parents=True)
-    warm()
+    warm(("tokenizers", "sentencepiece", *(f"hubq.{name}" for name in MODULES)))
+    importlib.import_module("hubq.formats.gguf.arch").families()
     for case in make.cases():
         if word in case.name:
+            warm(LARGE.get(case.action, ()))
             print(json.dumps(run(case, root)), flush=True)
 
 
