@@ -8,7 +8,7 @@ import shutil
 from importlib import metadata
 from typing import Any
 
-from hubq import __version__
+from hubq import __version__, affected
 from hubq.store import default_root
 
 # package -> (what it unlocks, how to get it)
@@ -31,6 +31,8 @@ def checks() -> list[dict[str, Any]]:
     rows = [_row("hubq", f"{__version__} on Python {platform.python_version()}", "", "")]
     rows += [_row(name, _version(name), unlocks, hint) for name, (unlocks, hint) in PACKAGES.items()]
     rows += _environments()
+    faults = "; ".join(affected.faults()) or "none in the versions that are here"
+    rows.append(_row("known faults", faults, "", "pip install --upgrade hubq " + " ".join(affected.LEAST)))
     rows.append(_row("Hub account", _account(), "pushing, and private or gated models", "hf auth login"))
     rows.append(_row("GPU", _gpu() or "none, and none is needed", "measuring faster", ""))
     rows.append(_row("cores", str(os.cpu_count() or 1), "building and measuring in parallel", ""))

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hubq.affected import refuse_kernels
 from hubq.checkpoint import AGAIN, BUFFERS, CODES, few, open_checkpoint
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Source
@@ -153,6 +154,7 @@ def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]],
 
 def describe(config: Mapping[str, Any], task: str = "text-generation") -> tuple[Any, Any]:
     """transformers' class for a task and settings of a sanitised config.json. Raises Unsupported where it has none."""
+    refuse_kernels()
     kind = str(config.get("model_type"))
     settings = {key: value for key, value in config.items() if key not in STORAGE}
     try:

@@ -31,7 +31,7 @@ hubq.store
 hubq.calibrate hubq.pooling
 hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk
-hubq.nouns hubq.tasks hubq.parse
+hubq.nouns hubq.tasks hubq.parse hubq.affected
 hubq.errors hubq.secrets
 hubq
 """

@@ -209,7 +209,7 @@ def _encode(slab: _Slab, types: Iterable[str], checkpoint: Checkpoint) -> dict[s
     rows = _read(slab, checkpoint)
     if not np.isfinite(rows).all():
         raise BadSource(
-            f"the tensor {slab.source!r} holds weights that are not finite (NaN or infinity)",
+            f"the tensor {slab.source!r} holds weights that are not finite (NaN or infinity), first in {_place(slab, rows)}",
             "such a model gives no sensible output; ask its owner for a sound checkpoint",
         )
     encoded = {type_name: encode(rows, type_name, importance=slab.importance) for type_name in types}
@@ -220,6 +220,18 @@ def _encode(slab: _Slab, types: Iterable[str], checkpoint: Checkpoint) -> dict[s
                 "leave out the levels that store it so; BF16 and F32 hold any weight",
             )
     return encoded
+
+
+def _place(slab: _Slab, rows: np.ndarray) -> str:
+    """Where in the checkpoint's tensor the first weight is that is not finite."""
+    row, column = (int(n) for n in np.argwhere(~np.isfinite(rows))[0])
+    tensor, (_, count, _) = slab.tensor, slab.tensor.matrices
+    row += slab.start + (0 if len(tensor.sources) > 1 else slab.matrix * count)
+    if tensor.transposed:
+        return f"column {row}"
+    if count == 1:
+        return f"place {column}"
+    return f"row {row if tensor.rows is None else int(tensor.rows[row])}"
 
 
 def _read(slab: _Slab, checkpoint: Checkpoint) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import warnings
@@ -20,6 +21,8 @@ def main(request: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]
     """
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    if importlib.util.find_spec("kernels"):  # transformers 4.57 would load from it what a config names (CVE-2026-4372)
+        raise RuntimeError("the package kernels is in the environment: make it again with hubq env remove optimum")
     import onnx
     import optimum.version
     import torch
