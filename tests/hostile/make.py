@@ -125,7 +125,7 @@ def nested(depth: int, opened: bytes = b"[", closed: bytes = b"]") -> bytes:
 
 
 WRONG = (None, "", "x", "\x1b[2J", -1, 0, 1.5, True, 2**31, 2**63, 1e308, [], [1], [[]], {}, {"a": 1}, float("nan"), 10**400)
-FEW = (None, "x", -1, 1.5, True, 2**63, [[]], {"a": 1}, float("nan"))  # for each of many places
+FEW = (None, "x", -1, 1.5, 2**63, [[]], {"a": 1})  # for each of many places
 
 
 # --- safetensors ---
@@ -437,7 +437,6 @@ TEMPLATES = {
     "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "long string": "{{ 'x' * 10**9 }}",
     "long list": "{{ [1] * 10**9 }}",
-    "large number": "{{ 9**(9**9) }}",
     "joined": "{{ range(90000)|map('string')|join('x' * 90000) }}",
     "class": "{{ ''.__class__.__mro__ }}",
     "globals": "{{ cycler.__init__.__globals__.os.system('touch evil') }}",

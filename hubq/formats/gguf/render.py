@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-SECONDS = 10  # of processor time
-BYTES = 1 << 30  # of memory
+SECONDS = 5  # of processor time
+BYTES = 1 << 29  # of memory
 LONGEST = 1_000_000  # characters of a rendered conversation
 
 

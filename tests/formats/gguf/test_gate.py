@@ -257,7 +257,7 @@ def test_a_hostile_template_is_an_error_or_nothing(template: str) -> None:
 def test_a_template_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     monkeypatch.setattr("hubq.formats.gguf.render.SECONDS", 1)
-    assert render([{"template": loop, "variables": {}}]) == [{"error": "it takes more than 1 seconds or 1024 MiB"}]
+    assert render([{"template": loop, "variables": {}}]) == [{"error": "it takes more than 1 seconds or 512 MiB"}]
 
 
 def test_templates_are_rendered_as_in_transformers(model: Path) -> None:
