@@ -226,7 +226,6 @@ def index() -> Iterator[Case]:
         "./a.safetensors",
         "b.safetensors",
         "a.bin",
-        "",
         ".safetensors",
     ]
     for path in (*paths, *WRONG):

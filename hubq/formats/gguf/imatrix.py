@@ -172,7 +172,7 @@ def _read_legacy(path: Path, file: BinaryIO) -> _Content:
     for _ in range(count):
         name, calls = source.string(1, MAX_NAME), source.number()
         size = source.number()
-        if name in entries or calls < 0 or not 1 <= size <= MOST:
+        if name in entries or calls < 0 or size < 1:
             raise source.fault(f"it has {name!r} twice, or {size:,} values of {calls:,} chunks for it")
         sums = np.frombuffer(source.take(4 * size), "<f4").astype(np.float32)
         entries[name] = Entry(sums[None], np.array([max(calls, 1)], np.float32))
@@ -198,6 +198,8 @@ class _Legacy:
     def take(self, size: int) -> bytes:
         if size > self.left:
             raise self.fault(f"truncated, or none at all: {size:,} bytes should follow, and {self.left:,} do")
+        if size > 4 * MOST:
+            raise self.fault(f"{size:,} bytes are more than any tensor has")
         self.left -= size
         return self._file.read(size)
 
