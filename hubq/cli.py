@@ -111,6 +111,10 @@ def publish(
         str,
         typer.Option(help="What turns the model into ONNX graphs: optimum, mobius, or auto: optimum where it knows the kind."),
     ] = "auto",
+    sign: Annotated[
+        str | None,
+        typer.Option(help="Sign the release: a private key (PEM, elliptic curve), or sigstore in a job with an identity."),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     pr: Annotated[bool, typer.Option("--pr", help="Push into a pull request, opened if hubq has none open there.")] = False,
     create_repo: Annotated[
@@ -157,6 +161,7 @@ def publish(
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
             speed=speed,
+            sign=sign,
             exporter=exporter,
             pull_request=pr,
             create=create_repo,
@@ -361,6 +366,9 @@ def verify(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure what is built again, too, and compare the numbers.")
     ] = False,
+    public_key: Annotated[Path | None, typer.Option(help="Check the signature by this public key (PEM).")] = None,
+    identity: Annotated[str | None, typer.Option(help="Check that this identity signed it, keyless.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Who knows the identity.")] = None,
     source: Annotated[str | None, typer.Option(help="Where the source is, if it was a folder or a file.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Where the text is that was measured on, if it was a file.")] = None,
     hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
@@ -373,6 +381,7 @@ def verify(
     with _answering(as_json):
         from hubq import ui
         from hubq.plan import locate
+        from hubq.sign import Signer
         from hubq.ui_show import show_verified
         from hubq.verify import Again
         from hubq.verify import verify as check
@@ -380,9 +389,10 @@ def verify(
         if measure and not rebuild:
             raise Usage("--measure needs to know the levels", "name them: --rebuild LEVELS")
         found, name, revision, _ = locate(repo, hub)
+        signer = Signer(public_key, identity, issuer) if public_key or identity or issuer else None
         again = Again(tuple(rebuild.split(",")), measure, hub, source, dataset, work_dir, llama_cpp) if rebuild else None
         with ui.Screen(quiet) as screen:
-            report = check(found, name, revision, remote, again, screen.moved)
+            report = check(found, name, revision, remote, again, screen.moved, signer)
         show_verified(report, as_json)
         if report.failed:
             raise typer.Exit(3)

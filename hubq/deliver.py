@@ -17,6 +17,7 @@ from hubq.hub import Hub
 from hubq.hub.files import same, sha256
 from hubq.nouns import Release, Snapshot
 from hubq.record import merge, read_record
+from hubq.sign import SIGNATURE, signed
 
 TRIES = 32  # each one lost means that another run has finished
 SUMS = "SHA256SUMS"
@@ -41,11 +42,13 @@ def deliver(
     progress: Callable[[str, int, int], None] | None = None,
     delete: Collection[str] = (),
     request: str = "",
+    sign: Callable[[Mapping[str, str]], bytes] | None = None,
 ) -> Delivery:
     """One commit of `payload`, files by their places in the repository, with the card of all levels that are there then.
 
     The levels in `delete` leave the card, and their files the repository. With `request` the commit goes into the pull request
-    of that title. Raises HubError where somebody else changed a file of the payload to something else in the meantime.
+    of that title. `sign` makes a signature of all files (path -> SHA-256); without it one that is outdated by this commit is
+    taken away. Raises HubError where somebody else changed a file of the payload to something else in the meantime.
     """
     start = head = hub.head(repo, request)
     for left in reversed(range(TRIES)):
@@ -53,7 +56,14 @@ def deliver(
         gone = _places(before, head, delete) - payload.keys() if before else set()
         whole = in_order(without(merge(release, before, head) if before else release, delete), module)
         files = card.files(whole, module.usage(whole))
-        files[SUMS] = checksums(whole, {**payload, **files}, head)
+        hashes = sums(whole, {**payload, **files}, head)
+        files[SUMS] = checksums(hashes)
+        hashes[SUMS] = sha256(files[SUMS])
+        current = signed(hub.read(head, SIGNATURE)) == hashes if head.file(SIGNATURE) else False
+        if sign and not current:
+            files[SIGNATURE] = sign(hashes)
+        elif head.file(SIGNATURE) and not current:
+            gone |= {SIGNATURE}
         try:
             pushed = hub.push(repo, {**payload, **files}, message, progress, head, sorted(gone), request)
             return Delivery(whole, files, pushed)
@@ -113,9 +123,13 @@ def in_order(release: Release, module: ModuleType) -> Release:
     return replace(release, artifacts=tuple(artifacts), measurements=tuple(rows), checks=tuple(checks), speeds=tuple(speeds))
 
 
-def checksums(release: Release, payload: Mapping[str, Path | bytes], head: Snapshot) -> bytes:
-    """What `sha256sum -c` takes, sorted by path: every file of the release, pushed now or there at `head`, but this one."""
+def checksums(hashes: Mapping[str, str]) -> bytes:
+    """What `sha256sum -c` takes, sorted by path."""
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(hashes.items())).encode()
+
+
+def sums(release: Release, payload: Mapping[str, Path | bytes], head: Snapshot) -> dict[str, str]:
+    """Path -> SHA-256 of every file of the release, pushed now or there at `head`."""
     hashes = {file.path: str(file.sha256) for artifact in release.artifacts for file in artifact.files}
     hashes |= {matrix.file: matrix.sha256 for matrix in release.imatrices if matrix.file in payload or head.file(matrix.file)}
-    hashes |= {path: sha256(content) for path, content in payload.items() if path not in hashes}
-    return "".join(f"{digest}  {path}\n" for path, digest in sorted(hashes.items())).encode()
+    return hashes | {path: sha256(content) for path, content in payload.items() if path not in hashes}

@@ -38,7 +38,7 @@ class Request:
     checkout whose converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the
     first window. `exporter` is that of ONNX graphs. `pull_request` pushes into one; without `create` the repository has to be
     there; the levels in `delete` are taken out of it; with `require_latest` nothing is pushed of a source that moved on while
-    hubq worked.
+    hubq worked. `sign` is the file of a private key that signs the release, or "sigstore".
     """
 
     model: str
@@ -58,6 +58,7 @@ class Request:
     target: str | None = None
     llama_cpp: Path | None = None
     speed: bool = False
+    sign: str | None = None
     exporter: str = "auto"
     pull_request: bool = False
     create: bool = True

@@ -24,6 +24,7 @@ from hubq.hub import Hub
 from hubq.nouns import Artifact, Measurement, Release, Snapshot, Source
 from hubq.plan import NotConverted, Plan, Request, destination, imatrix_facts, kept, plan_in
 from hubq.record import merge, plain, read_record
+from hubq.sign import KEYLESS, sign
 from hubq.store import key
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def publish(request: Request, tell: Tell = lambda event: None, known: list[Any] 
         planned = _plan(Path(aside), request, tell)
         tell(Event("plan", result=planned))
         hub, repo = destination(request.to, f"{planned.name}-{planned.format.WORDS.title}")
+        if request.sign not in (None, KEYLESS):
+            sign(request.sign, "", {})  # a key that cannot sign should not cost the work
         hub.check_writable(repo, request.create, request.pull_request)
         need = planned.need + SPARE
         if planned.write and planned.free < need:
@@ -196,6 +199,7 @@ def _publish(job: _Job, planned: Plan) -> Result:
         lambda path, done, size: tell(Event("push", path, done, size)),
         [level.id for level in request.delete],
         title,
+        partial(sign, request.sign, repo.rpartition("/")[2]) if request.sign else None,
     )
     target = hub.address(repo, title) if title else planned.target
     return Result(made.release, target, made.snapshot.commit, made.card)

@@ -20,15 +20,16 @@ from typing import Any, Literal
 
 from hubq import __version__, card
 from hubq.checkpoint import few
+from hubq.deliver import SUMS
 from hubq.errors import BadSource, HubError, Usage
 from hubq.formats import open_format
 from hubq.hub import Hub, Progress
 from hubq.nouns import Artifact, Measurement, Release, Snapshot
 from hubq.record import read_record
+from hubq.sign import SIGNATURE, Signer, check, signed
 from hubq.source import HUB_ID
 from hubq.store import sha256
 
-SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 # options of `hubq publish` that shape files; a record may name no others
 SHAPING = {"--imatrix", "--calibration", "--calibration-windows", "--seed", "--text-field", "--tensor-type", "--pure"}
@@ -85,15 +86,21 @@ def verify(
     remote: bool = False,
     again: Again | None = None,
     progress: Progress | None = None,
+    signer: Signer | None = None,
 ) -> Report:
     """Check what a repository's release says. With `remote` large files are compared by the hash that the hub lists, and not
-    downloaded. Raises HubError where it cannot be read, BadSource where it has no readable release.json."""
+    downloaded; with `signer` the signature is checked.
+
+    Raises HubError where it cannot be read, BadSource where it has no readable release.json.
+    """
     snapshot = hub.snapshot(repo, revision)
     if not snapshot.file("release.json"):
         raise BadSource(f"{repo} has no release.json: hubq did not publish it", "see `hubq audit` for what can be said of it")
     release = read_record(hub.read(snapshot, "release.json"))
     found = [*_listed(snapshot, release), *_sums(hub, snapshot, release), _card(hub, snapshot, release)]
     found += [*_recipes(hub, snapshot, release), *_inputs(hub, release)]
+    if signer:
+        found.append(_signature(hub, snapshot, release, signer))
     if not remote:
         found += _downloaded(hub, snapshot, release, progress)
     if again:
@@ -138,6 +145,27 @@ def _sums(hub: Hub, snapshot: Snapshot, release: Release) -> Iterator[Fact]:
     files = {"README.md", "release.json", *(file.path for artifact in release.artifacts for file in artifact.files)}
     if missing := sorted(files - sums.keys()):
         yield Fact(SUMS, "names every file of the release", "false", f"it lacks {', '.join(missing)}")
+
+
+def _signature(hub: Hub, snapshot: Snapshot, release: Release, signer: Signer) -> Fact:
+    """The signature is the signer's, and of every file of the release as it is."""
+    what = "is the signer's, of every file as it is"
+    if not snapshot.file(SIGNATURE):
+        return Fact(SIGNATURE, "is there", "false", "the release is not signed")
+
+    def digest(path: str) -> str:
+        if (listed := snapshot.file(path)) is None:
+            raise BadSource(f"{path} is signed, and not there", "")
+        return listed.sha256 or hashlib.sha256(hub.read(snapshot, path)).hexdigest()
+
+    try:
+        data = hub.read(snapshot, SIGNATURE)
+        check(data, digest, signer)
+        files = {SUMS, "README.md", "release.json", *(file.path for one in release.artifacts for file in one.files)}
+        missing = sorted(files - signed(data).keys())
+    except BadSource as error:
+        return Fact(SIGNATURE, what, "false", error.message)
+    return Fact(SIGNATURE, what, "false" if missing else "true", f"it lacks {few(missing)}" if missing else "")
 
 
 def read_sums(data: bytes) -> dict[str, str]:

@@ -26,7 +26,7 @@ hubq.plan hubq.deliver
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot hubq.samples
 hubq.formats hubq.metrics hubq.hub hubq.text
-hubq.sealed
+hubq.sealed hubq.sign
 hubq.store
 hubq.calibrate hubq.pooling
 hubq.reference hubq.tokenize
@@ -46,6 +46,7 @@ HOMES = {
     "llvmlite": "hubq.formats.gguf.encode.vectors",
     "llama_cpp": "hubq.formats.gguf.engine",
     "matplotlib": "hubq.plot",
+    "model_signing": "hubq.sign",
     "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
     "mobius": "hubq.formats.onnx.worker",
