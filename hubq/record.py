@@ -92,7 +92,7 @@ def _file_record(file: Artifact) -> dict[str, Any]:
     return kept | {
         "bits_per_weight": file.bits_per_weight,
         "types": dict(sorted(file.types.items())),
-        "recipe": dict(file.recipe),
+        "recipe": dict(sorted(file.recipe.items())),
         "fallbacks": file.fallbacks,
         "key": file.key,
         "imatrix": file.imatrix,

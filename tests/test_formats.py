@@ -16,7 +16,7 @@ AGREED = {
     "build": ["plan", "source", "paths", "progress"],
     "file_name": ["model", "level"],
     "engines": ["source"],
-    "load": ["artifact", "source", "engine"],
+    "load": ["artifact", "source", "engine", "task"],
     "usage": ["release"],
 }
 

@@ -390,7 +390,7 @@ def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopbac
 def test_killed_while_building_it_finishes_later_with_the_same_bytes(smollm2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-m", "hubq", "publish", str(smollm2), "--levels", "q8_0,q4_k_m,iq3_s,bf16", "--no-eval"]
+    command = [sys.executable, "-m", "hubq", "publish", str(smollm2), "--levels", "q8_0,q4_k_m,bf16", "--no-eval"]
     command += ["--to", str(out), "--work-dir", str(tmp_path / "work"), "--json"]
     victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300

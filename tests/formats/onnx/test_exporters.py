@@ -125,7 +125,7 @@ def test_levels_of_its_graphs_run(level: str, level_source: Path, tmp_path: Path
     assert engine.cache_difference(quantized.files[0], IDS[:32]) < 0.1
     with engine.load(level_source) as run, engine.load(quantized.files[0]) as run_level:
         reference, found = run(IDS, 0), run_level(IDS, 0)
-    assert np.corrcoef(reference.ravel(), found.ravel())[0, 1] > (0.98 if "4" in level else 0.99)
+    assert np.corrcoef(reference.ravel(), found.ravel())[0, 1] > (0.95 if "4" in level else 0.99)
     assert not quantized.fallbacks
 
 
