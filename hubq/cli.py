@@ -344,11 +344,12 @@ def audit(
     """Look over a published repository: names, templates, tokenizers, leaks. Reads headers only; exit code 3 for errors."""
     with _answering(as_json):
         from hubq.formats.gguf.audit import audit as look
+        from hubq.hub import connect
         from hubq.plan import locate
         from hubq.ui_show import show_audit
 
-        found, name, revision, _ = locate(repo, hub)
-        report = look(found, name, revision)
+        found, name, revision, _ = locate(repo, None if Path(repo).is_dir() else hub)
+        report = look(found, name, revision, connect(hub) if hub else found)
         show_audit(report, as_json)
         if any(finding.severity == "error" for finding in report.findings):
             raise typer.Exit(3)
@@ -380,6 +381,7 @@ def verify(
     """Check that a release holds what it says: hashes, record and card; bytes and numbers on request. Exit code 3 if not."""
     with _answering(as_json):
         from hubq import ui
+        from hubq.hub import connect
         from hubq.plan import locate
         from hubq.sign import Signer
         from hubq.ui_show import show_verified
@@ -388,11 +390,11 @@ def verify(
 
         if measure and not rebuild:
             raise Usage("--measure needs to know the levels", "name them: --rebuild LEVELS")
-        found, name, revision, _ = locate(repo, hub)
+        found, name, revision, _ = locate(repo, None if Path(repo).is_dir() else hub)
         signer = Signer(public_key, identity, issuer) if public_key or identity or issuer else None
         again = Again(tuple(rebuild.split(",")), measure, hub, source, dataset, work_dir, llama_cpp) if rebuild else None
         with ui.Screen(quiet) as screen:
-            report = check(found, name, revision, remote, again, screen.moved, signer)
+            report = check(found, name, revision, remote, again, screen.moved, signer, connect(hub) if hub else found)
         show_verified(report, as_json)
         if report.failed:
             raise typer.Exit(3)

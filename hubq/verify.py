@@ -87,9 +87,10 @@ def verify(
     again: Again | None = None,
     progress: Progress | None = None,
     signer: Signer | None = None,
+    sources: Hub | None = None,
 ) -> Report:
     """Check what a repository's release says. With `remote` large files are compared by the hash that the hub lists, and not
-    downloaded; with `signer` the signature is checked.
+    downloaded; with `signer` the signature is checked; `sources` is where the source is looked for, if not there.
 
     Raises HubError where it cannot be read, BadSource where it has no readable release.json.
     """
@@ -98,7 +99,7 @@ def verify(
         raise BadSource(f"{repo} has no release.json: hubq did not publish it", "see `hubq audit` for what can be said of it")
     release = read_record(hub.read(snapshot, "release.json"))
     found = [*_listed(snapshot, release), *_sums(hub, snapshot, release), _card(hub, snapshot, release)]
-    found += [*_recipes(hub, snapshot, release), *_inputs(hub, release)]
+    found += [*_recipes(hub, snapshot, release), *_inputs(sources or hub, release)]
     if signer:
         found.append(_signature(hub, snapshot, release, signer))
     if not remote:

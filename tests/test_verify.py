@@ -176,6 +176,16 @@ def test_bytes_and_numbers_are_made_again(root: Path, topics: Path) -> None:
         assert found[f"{level} llama.cpp", "has the same numbers within their errors"] == "true"
 
 
+def test_a_folder_is_held_against_a_source_elsewhere(root: Path, published: Path) -> None:
+    shutil.rmtree(root / "org" / "Tiny-Llama")
+    made = hubq(str(root / REPO), "--hub", str(published), "--remote", "--json")
+    assert made.returncode == 0
+    assert {fact["outcome"] for fact in json.loads(made.stdout)["facts"]} == {"true"}
+    alone = hubq(str(root / REPO), "--remote")
+    assert alone.returncode == 0
+    assert "not checked  source is there" in alone.stdout
+
+
 def test_other_bytes_and_numbers_are_found(root: Path, topics: Path) -> None:
     """The record tells of another file with better numbers, and all hashes fit."""
     path = root / REPO / "release.json"

@@ -88,8 +88,11 @@ class _Case:
         return {path: self.headers[path] for path in names.models(self.paths) if path in self.headers}
 
 
-def audit(hub: Reader, repo: str, revision: str | None = None) -> Report:
-    """Look a repository over. Raises HubError where it cannot be read, BadSource where it has no GGUF files."""
+def audit(hub: Reader, repo: str, revision: str | None = None, originals: Reader | None = None) -> Report:
+    """Look a repository over; `originals` is where its base model is looked for, if not there.
+
+    Raises HubError where it cannot be read, BadSource where it has no GGUF files.
+    """
     snapshot = hub.snapshot(repo, revision)
     paths = [file.path for file in snapshot.files if file.path.endswith(".gguf")]
     if not paths:
@@ -101,7 +104,7 @@ def audit(hub: Reader, repo: str, revision: str | None = None) -> Report:
         except BadSource as error:
             findings.append(Finding("error", path, error.message, "upload the file again"))
     card = read_card(hub.read(snapshot, "README.md")) if snapshot.file("README.md") else {}
-    case = _Case(snapshot, card, headers, _base(hub, card, headers))
+    case = _Case(snapshot, card, headers, _base(originals or hub, card, headers))
     findings += [finding for check in CHECKS for finding in check(case)]
     return Report(repo, snapshot.commit, len(headers), case.base.repo if case.base else "", tuple(findings))
 
