@@ -71,18 +71,13 @@ def samples(source: Source, spec: TextSpec, task: str) -> Samples:
     if kind.places == "masked":
         ids, places = _hide(ids, places, _mask(source.folder), spec.seed or 0)
     evalset = EvalSet(
-        dataset=found.dataset,
-        config=found.config,
-        split=found.split,
-        field=found.field,
-        revision=found.revision,
+        **found.facts,
         tokens=sum(map(len, ids)),
         available=len(texts),
         windows=len(ids),
         length=max(map(len, ids)),
         seed=spec.seed,
         bos=None,
-        text_sha256=hashlib.sha256(found.text.encode()).hexdigest(),
         ids_sha256=hashlib.sha256(b"".join(np.array([len(one), *one], "<i4").tobytes() for one in ids)).hexdigest(),
         unit="pairs" if pairs else "texts",
     )

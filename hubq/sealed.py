@@ -358,7 +358,7 @@ def _run(
     finally:
         _end(process)
     if process.returncode:
-        raise HubqError(_reason(last, process.returncode), hint)
+        raise HubqError(reason(last, process.returncode), hint)
     return "\n".join(last)
 
 
@@ -376,18 +376,18 @@ def _end(process: subprocess.Popen[str]) -> None:
                 stream.close()
 
 
-def _reason(lines: Sequence[str], status: int) -> str:
+def reason(lines: Sequence[str], status: int) -> str:
     """Why a program failed, from the last lines that it wrote and its exit status."""
     if status == -signal.SIGKILL:
         return "it was killed; often that means too little memory"
     if status < 0:
         return f"it was ended by {signal.Signals(-status).name}"
     errors = [place for place, line in enumerate(lines) if line.lower().startswith(("error", FAILED))]
-    reason = " ".join(
+    told = " ".join(
         [line.lstrip("╰─▶├│× ") for line in list(lines)[errors[-1] if errors else -1 :]] or [f"exit status {status}"]
     )
     unreached = any("Retrying" in line or "error sending request" in line for line in lines)
-    return textwrap.shorten(reason.removeprefix(FAILED), 300) + (" (the package index cannot be reached)" if unreached else "")
+    return textwrap.shorten(told.removeprefix(FAILED), 300) + (" (the package index cannot be reached)" if unreached else "")
 
 
 def without_paths(text: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import numpy as np
 from hubq.errors import HubqError
 from hubq.formats import cores, open_format
 from hubq.nouns import Artifact, Speed, Spread
+from hubq.sealed import reason
 
 SPEED_VERSION = 1  # part of the key of what is kept: raise it when something else is timed
 TOKENS, REPEATS = 128, 3
@@ -55,17 +55,11 @@ def speed(artifact: Artifact, ids: np.ndarray, tokens: int = TOKENS, repeats: in
     except subprocess.TimeoutExpired as error:
         raise HubqError(f"{name} has not run after {LIMIT} seconds", WITHOUT) from error
     if ended.returncode:
-        raise HubqError(f"the speed of {name} cannot be told: {_reason(ended)}", WITHOUT)
+        told = reason(ended.stderr.strip().splitlines(), ended.returncode)
+        raise HubqError(f"the speed of {name} cannot be told: {told}", WITHOUT)
     found = json.loads(ended.stdout)
     spreads = {key: Spread(**value) for key, value in found.items() if isinstance(value, dict)}
     return Speed(artifact.level, **{**found, **spreads})
-
-
-def _reason(ended: subprocess.CompletedProcess[str]) -> str:
-    if ended.returncode < 0:
-        return f"its process ended with {signal.Signals(-ended.returncode).name}"
-    lines = ended.stderr.strip().splitlines()
-    return lines[-1] if lines else f"its process ended with code {ended.returncode}"
 
 
 def _run(module: ModuleType, path: Path, ids: np.ndarray, tokens: int, repeats: int) -> dict[str, Any]:

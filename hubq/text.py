@@ -86,6 +86,12 @@ class Text:
     split: str = "all"
     field: str = "text"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an EvalSet tells of the text."""
+        named = {name: getattr(self, name) for name in ("dataset", "config", "split", "field", "revision")}
+        return {**named, "text_sha256": hashlib.sha256(self.text.encode()).hexdigest()}
+
 
 @dataclass(frozen=True)
 class _Tokens:
@@ -118,18 +124,13 @@ def windows(source: Source, spec: TextSpec, tokenize: Tokenize | None = None) ->
     if tokens.bos is not None:
         ids[:, 0] = tokens.bos
     evalset = EvalSet(
-        dataset=found.dataset,
-        config=found.config,
-        split=found.split,
-        field=found.field,
-        revision=found.revision,
+        **found.facts,
         tokens=len(tokens.ids),
         available=available,
         windows=len(chosen),
         length=spec.length,
         seed=spec.seed,
         bos=tokens.bos,
-        text_sha256=hashlib.sha256(found.text.encode()).hexdigest(),
         ids_sha256=hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest(),
     )
     return Windows(evalset, ids, ends[:, -1] - ends[:, first], found.text[:BEGINNING])

@@ -7,7 +7,6 @@ A graph that is wrong can end the process that loads it, so each file is tried i
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from hubq.errors import HubqError, MissingExtra
 from hubq.formats import cores
 from hubq.formats.onnx import graph
+from hubq.sealed import reason
 
 Logits = Callable[[np.ndarray, int], np.ndarray]
 Rows = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -129,14 +129,7 @@ def load_test(path: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise HubqError(f"onnxruntime has not loaded {path.name} after {TRIAL} seconds", AGAIN) from error
     if ended.returncode:
-        raise HubqError(f"{path.name} does not run: {_reason(ended)}", AGAIN)
-
-
-def _reason(ended: subprocess.CompletedProcess[str]) -> str:
-    if ended.returncode < 0:
-        return f"onnxruntime ended with {signal.Signals(-ended.returncode).name}"
-    lines = ended.stderr.strip().splitlines()
-    return lines[-1] if lines else f"onnxruntime ended with code {ended.returncode}"
+        raise HubqError(f"{path.name} does not run: {reason(ended.stderr.strip().splitlines(), ended.returncode)}", AGAIN)
 
 
 def _try(path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from hubq import sealed
 from hubq.checkpoint import AGAIN, INDEX, SINGLE, Checkpoint, few, open_checkpoint
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
+from hubq.formats.onnx import DECODER
 from hubq.formats.onnx.exporters import AUTO, DECODERS, EXPORTERS, ROTARY, YARN, Exporter
 from hubq.source import read_config, without_code
 
@@ -41,7 +42,6 @@ TASKS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     },
 }
 
-DECODER = "text-generation-with-past"
 OTHER = "choose a level of another format: `hubq levels`"
 CHANGING = {"longrope", "su", "dynamic"}
 # settings that say how the weights are stored or who wrote them: Optimum is told the precision of the graph

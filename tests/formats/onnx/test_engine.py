@@ -13,6 +13,7 @@ from formats.onnx import small
 
 from hubq.errors import BadSource, HubqError
 from hubq.formats.onnx import engine, graph
+from hubq.sealed import reason
 
 IDS = np.random.Generator(np.random.PCG64(3)).integers(0, small.VOCABULARY, 24)
 
@@ -102,7 +103,7 @@ def test_ids_out_of_range_are_an_error(tmp_path: Path) -> None:
 
 def test_a_process_that_dies_is_named(tmp_path: Path) -> None:
     died = subprocess.run([sys.executable, "-c", "import os; os.abort()"], capture_output=True, text=True)
-    assert engine._reason(died) == "onnxruntime ended with SIGABRT"
+    assert reason(died.stderr.splitlines(), died.returncode) == "it was ended by SIGABRT"
 
 
 def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
