@@ -1,4 +1,4 @@
-"""Release -> README.md, release.json and loss.svg. Pure: all of it comes from the Release, and equal releases give equal bytes.
+"""Release -> README.md, release.json and plots. Pure: all of it comes from the Release, and equal releases give equal bytes.
 
 Upstream text (names, licence, dataset, machine) reaches the page only through `md`, the front matter only through the YAML
 dumper, and a link only as an id that the Hub's rules allow. The template is ours; upstream text is never one.
@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from hubq import compare
 from hubq.formats import Words, open_format
 from hubq.metrics import METRICS, headline
-from hubq.nouns import Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release, Spread
+from hubq.nouns import FLOOR, REFERENCE, Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release, Spread
 from hubq.record import commands, facts, place, plain, read_record, record, release_json
 from hubq.source import HUB_ID
 from hubq.tasks import task_of
 
 __all__ = ["figure", "files", "front_matter", "read_record", "readme", "record", "release_json"]
 
-REFERENCE = "reference"
-ENGINES = ("llama.cpp", "onnxruntime", "weights")  # what users run comes first
 _INDEXED = (
     ("ppl", "perplexity", "Perplexity"),
     ("kld", "kl_divergence", "KL divergence, nats per token,"),
@@ -44,15 +43,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def files(release: Release, usage: str) -> dict[str, bytes]:
-    """The files of a card by name: README.md, release.json and, where KL divergence was measured, loss.svg.
+    """The files of a card by name: README.md, release.json and, where there is something to draw, plots.
 
     `usage` is the "Run it" Markdown that the format's `usage(release)` makes; it goes in as it is.
     """
-    from hubq.plot import loss_svg
+    from hubq.plot import plots
 
     made = {"README.md": readme(release, usage).encode(), "release.json": release_json(release)}
-    picture = loss_svg(release, _engines(release))
-    return made | ({"loss.svg": picture} if picture else {})
+    return made | {plot.file: plot.draw(release) for plot in plots(release)}
 
 
 # --- README.md ---
@@ -60,7 +58,9 @@ def files(release: Release, usage: str) -> dict[str, bytes]:
 
 def readme(release: Release, usage: str) -> str:
     """The card as Markdown with YAML front matter; `usage` as in `files`."""
-    engines = _engines(release)
+    from hubq.plot import plots
+
+    engines = compare.engines(release)
     shown = {name for row in release.measurements for name in row.values}
     text = _template().render(
         front=front_matter(release),
@@ -69,11 +69,15 @@ def readme(release: Release, usage: str) -> str:
         usage=usage.strip(),
         pick=_pick(release, engines[0] if engines else ""),
         engines=[(engine, _numbers(release, engine)) for engine in engines],
-        references=[(engine, _numbers(release, engine)) for engine in _reference_engines(release)],
+        references=_references(release),
+        recommended=_recommended(release),
+        alike=[(md(_level(one)), md(_level(other))) for one, other in compare.alike(release)],
+        floor=any(row.level == FLOOR for row in release.measurements),
+        counts=_counts(release, engines[0] if engines else ""),
         directions=_directions(release),
         task_notes=" ".join(note for name, note in NOTES.items() if name in shown),
         metrics=[metric for name, metric in METRICS.items() if name in shown],
-        plotted="kld" in shown,
+        plots=[f"![{plot.alt}]({plot.file})" for plot in plots(release)],
         source=_link(place(release.source, keep_id=True), _url(release.source)),
         commit=_link(release.commit[:12], _source_url(release, "tree")),
         newer=_link(release.newer[:12], _source_url(replace(release, commit=release.newer), "tree")) if release.newer else "",
@@ -158,8 +162,14 @@ def _pick(release: Release, engine: str) -> str:
     header = ["File", "Size", "Bits per weight", *(_heading(metric.name) for metric in metrics), *fallbacks]
     exact = [f"{metric.factor * (metric.exact or 0):g}" for metric in metrics]
     body = [["source", "–", "–", *exact, *("–" for _ in fallbacks)]] if metrics else []
+    for row in (row for row in release.measurements if row.level == FLOOR):
+        cells = [md(_source(row)), "–", "–", *(_cell(row, metric.name) for metric in metrics)]
+        body.append([*cells, *("–" for _ in fallbacks)])
+    chosen = compare.recommended(release)
     for file in release.artifacts:
-        cells = [_file_link(release, file), _unbroken(file_size(file.size)), f"{file.bits_per_weight:.2f}"]
+        link = _file_link(release, file)
+        link = f"**{link}**" if chosen and chosen.file == file else link
+        cells = [link, _unbroken(file_size(file.size)), f"{file.bits_per_weight:.2f}"]
         cells += [_cell(rows.get(file.level), metric.name) for metric in metrics]
         cells += [f"{file.fallbacks} of {sum(file.types.values())}" for _ in fallbacks]
         body.append(cells)
@@ -180,22 +190,77 @@ def _numbers(release: Release, engine: str) -> str:
     rows = [row for row in release.measurements if row.engine == engine]
     order = [REFERENCE, *(file.level for file in release.artifacts)]
     rows.sort(key=lambda row: order.index(row.level) if row.level in order else len(order))
-    metrics = [name for name in METRICS if any(name in row.values for row in rows)]
-    body = [[md(_level(row.level)), *(_cell(row, name) for name in metrics)] for row in rows]
-    return table(["Level", *(_heading(name) for name in metrics)], body)
+    return _table_of(release, [(_level(row.level), row) for row in rows])
+
+
+def _table_of(release: Release, rows: list[tuple[str, Measurement]]) -> str:
+    """All numbers of some measurements by their titles; with the windows of each, where these differ."""
+    metrics = [name for name in METRICS if any(name in row.values for _, row in rows)]
+    text = release.evalset if release.evalset and release.evalset.precision else None
+    body = [
+        [md(title), *(_cell(row, name) for name in metrics), *([f"{row.tokens // text.scored:,}"] if text else [])]
+        for title, row in rows
+    ]
+    return table(["Level", *(_heading(name) for name in metrics), *(["Windows"] if text else [])], body)
+
+
+def _references(release: Release) -> str:
+    """The numbers of the source itself, in the engines that ran no files."""
+    engines = compare.engines(release)
+    rows = [row for row in release.measurements if not row.of_file and row.values and row.engine not in engines]
+    return _table_of(release, [(_source(row), row) for row in rows]) if rows else ""
+
+
+def _source(row: Measurement) -> str:
+    """What a measurement of the source is called: that in 16 bits by its dtype, which stands behind its engine's name."""
+    return f"source in {row.engine.rpartition(' ')[2]}" if row.level == FLOOR else f"source in float32 ({row.engine})"
+
+
+_WITHIN = {
+    "ln_ppl_ratio": "perplexity is at most {:.3g} % above the reference's",
+    "cosine": "mean cosine is at least {:.4g}",
+    "label_kld": "mean label KLD is at most {:.3g} nats",
+}
+
+
+def _recommended(release: Release) -> str:
+    """What the numbers say of the smallest file within the loss that is allowed."""
+    found = compare.recommended(release)
+    if found is None:
+        return ""
+    shown = {"ln_ppl_ratio": 100 * math.expm1(found.limit)}.get(found.metric, found.limit)
+    what, files = _WITHIN[found.metric].format(shown), f"{found.files} files" if found.files > 1 else "file"
+    if found.file is None:
+        return f"Of no file it is shown that its {what}; that it is not may also be for want of windows."
+    every = f"any of the {files}" if found.files > 1 else "it"
+    return (
+        f"**Recommended: {md(_level(found.file.level))}**, the smallest of which it is shown that its {what}: "
+        f"the chance that {every} is called so wrongly is at most 5 %{' (Holm)' * (found.files > 1)}."
+    )
+
+
+def _counts(release: Release, engine: str) -> str:
+    """How many windows each file took, where it was measured until it was known precisely enough."""
+    text = release.evalset
+    if not text or not text.precision:
+        return ""
+    rows = [row for row in release.measurements if row.engine == engine and row.of_file]
+    return ", ".join(f"{md(_level(row.level))} {row.tokens // text.scored:,}" for row in rows)
 
 
 def _speeds(release: Release) -> str:
     """How fast the files run, each in the engine that users run; nothing where that was not measured."""
-    header = ["File", "Prompt, tokens/s", "Generation, tokens/s", "CPU, ms/token", "Loading, s", "Memory"]
-    shown = [header.index("Generation, tokens/s"), header.index("CPU, ms/token")]
+    header = ["File", "Prompt, tokens/s", "Generation, tokens/s", "CPU, ms/token", "Energy, J/token", "Loading, s", "Memory"]
+    left_out = {"Generation, tokens/s", "CPU, ms/token"} if not any(row.generation for row in release.speeds) else set()
+    left_out |= {"Energy, J/token"} if not any(row.energy for row in release.speeds) else set()
     rows = []
     for row in release.speeds:
         cpu = f"{1000 * row.cpu:.3g}" if row.cpu is not None else "–"
-        cells = [md(_level(row.level)), _rates(row.prompt), _rates(row.generation), cpu]
+        energy = f"{row.energy:.3g}" if row.energy is not None else "–"
+        cells = [md(_level(row.level)), _rates(row.prompt), _rates(row.generation), cpu, energy]
         rows.append([*cells, f"{row.load:.2g}", _unbroken(file_size(row.memory))])
-    if not any(row.generation for row in release.speeds):
-        header, *rows = ([cell for place, cell in enumerate(line) if place not in shown] for line in [header, *rows])
+    kept = [place for place, title in enumerate(header) if title not in left_out]
+    header, *rows = ([line[place] for place in kept] for line in [header, *rows])
     return table(header, rows) if rows else ""
 
 
@@ -239,12 +304,6 @@ def _unbroken(cell: str) -> str:
     return cell.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _engines(release: Release) -> list[str]:
-    """The engines that measured files, the one that users run first."""
-    found = {row.engine for row in release.measurements if row.level != REFERENCE}
-    return [engine for engine in ENGINES if engine in found] + sorted(found - set(ENGINES))
-
-
 def _words(release: Release) -> Words:
     """What the card says of its format, which is that of its files."""
     return open_format(release.artifacts[0].level.partition(":")[0] if release.artifacts else "gguf").WORDS
@@ -256,12 +315,6 @@ def _reference(release: Release) -> str:
     if "llama.cpp" in engines:
         return "the source's GGUF, which llama.cpp ran"
     return "the source weights, which transformers ran in float32"
-
-
-def _reference_engines(release: Release) -> list[str]:
-    """The engines that measured the source alone, where that has numbers by itself."""
-    found = {row.engine for row in release.measurements if row.level == REFERENCE and row.values}
-    return sorted(found - set(_engines(release)))
 
 
 def _level(level: str) -> str:
@@ -340,13 +393,13 @@ def _license_link(release: Release, link: str) -> str:
 
 def _model_index(release: Release) -> list[dict[str, Any]]:
     """PPL, KLD and top-1 of every file in the first engine, rounded as in the tables."""
-    engines, text = _engines(release), release.evalset
+    engines, text = compare.engines(release), release.evalset
     if not engines or not text:
         return []
     metrics = [
         {"type": kind, "value": _rounded(row.values[name]), "name": f"{title} of {_level(row.level)} in {row.engine}"}
         for row in release.measurements
-        if row.engine == engines[0] and row.level != REFERENCE
+        if row.engine == engines[0] and row.of_file
         for name, kind, title in _INDEXED
         if name in row.values and math.isfinite(row.values[name].value)
     ]

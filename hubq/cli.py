@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+WITHIN = "2%"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
@@ -77,7 +79,21 @@ def publish(
             show_default="32, or 256 texts",
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Stop as soon as each file's PPL ratio is known to so much, as 0.5% (95 %); --windows is the most."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the windows or texts.")] = 0,
+    logits_budget: Annotated[
+        str | None,
+        typer.Option(help="How much to keep of what the reference computes: 2G of memory, or disk:20G.", show_default="2G"),
+    ] = None,
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Measure the source in 16 bits, too: what is less is noise.")
+    ] = True,
+    within: Annotated[
+        str, typer.Option(help="Recommend the smallest file of which it is shown that it loses no more, of the PPL ratio.")
+    ] = WITHIN,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Publish without measuring.")] = False,
     imatrix: Annotated[
         str, typer.Option(help="Importance matrix: none, a file (GGUF or .dat), or auto to compute one from --calibration.")
@@ -141,6 +157,9 @@ def publish(
         weigh = _imatrix(imatrix, calibration, text_field, calibration_windows, seed)
         chosen = parse_levels(levels, matrix=weigh is not None)
         text = None if no_eval else _text(dataset, split, text_field, windows, seed)
+        if precision and text:
+            text = replace(text, precision=_share("--precision", precision), windows=text.windows if windows else None)
+        budget = _budget(logits_budget)
         custom, split_size = _custom(
             tensor_type, tensor_type_file, output_tensor_type, token_embedding_type, pure, split_max_size
         )
@@ -156,7 +175,7 @@ def publish(
             split=split_size,
             stream=stream,
             private=private,
-            command=_command(dataset, split, text_field, windows, seed, no_eval),
+            command=_command(dataset, split, text_field, windows, seed, no_eval, precision, within),
             options=_options(custom, split_max_size),
             imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
@@ -166,6 +185,10 @@ def publish(
             pull_request=pr,
             create=create_repo,
             require_latest=require_latest,
+            floor=floor,
+            logits=budget[0],
+            logits_on_disk=budget[1],
+            within=_share("--within", within),
         )
         leaving = _leaving(delete, chosen)
         if llama_cpp and not llama_cpp.is_dir():
@@ -236,6 +259,30 @@ def _text(dataset: str, split: str, field: str, windows: str | None, seed: int, 
     return spec if windows is None else replace(spec, windows=count, texts=count)
 
 
+def _share(option: str, text: str) -> float:
+    """A share that is given in percent, as 0.5%."""
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / 100 if text.strip().endswith("%") else math.nan
+    except ValueError:
+        share = math.nan
+    if not 1e-5 <= share <= 1:
+        raise Usage(f"{option} {text}: not a share in percent from 0.001% to 100%", f"write it as {option} 0.5%")
+    return share
+
+
+def _budget(text: str | None) -> tuple[int | None, bool]:
+    """(bytes, whether they are of the disk) of --logits-budget."""
+    from hubq.formats.gguf.split import parse_size
+
+    if text is None:
+        return None, False
+    kind, _, size = text.rpartition(":")
+    if kind not in ("", "disk", "memory"):
+        raise Usage(f"--logits-budget {text}: neither of memory nor of disk", "write 4G, or disk:20G")
+    return parse_size(size, "--logits-budget"), kind == "disk"
+
+
 def _imatrix(imatrix: str, calibration: str, field: str, windows: str, seed: int) -> Path | TextSpec | None:
     if imatrix == "none":
         return None
@@ -285,7 +332,9 @@ def _imatrix_options(imatrix: str, calibration: str, field: str, windows: str, s
     return shlex.join(["--imatrix", "auto", "--calibration", text, "--calibration-windows", windows])
 
 
-def _command(dataset: str, split: str, field: str, windows: str | None, seed: int, no_eval: bool) -> str:
+def _command(
+    dataset: str, split: str, field: str, windows: str | None, seed: int, no_eval: bool, precision: str | None, within: str
+) -> str:
     """The command that makes the release again; {model} stands for the pinned source, {build} for levels and their options,
     {windows} for the number of windows or texts where none is given.
 
@@ -293,6 +342,8 @@ def _command(dataset: str, split: str, field: str, windows: str | None, seed: in
     """
     words = ["--dataset", Path(dataset).name] if Path(dataset).exists() else ["--dataset", dataset, "--split", split]
     words += ["--text-field", field]
+    words += ["--precision", precision] if precision else []
+    words += ["--within", within] if within != WITHIN else []
     scored = f"{shlex.join(words)} --windows {windows or '{windows}'} --seed {seed}"
     return f"hubq publish {{model}} {{build}} {'--no-eval' if no_eval else scored}"
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 from hubq import card
+from hubq.compare import ENGINES
 from hubq.errors import HubError, Moved
 from hubq.hub import Hub
 from hubq.hub.files import same, sha256
-from hubq.nouns import Release, Snapshot
+from hubq.nouns import REFERENCE, Release, Snapshot
 from hubq.record import merge, read_record
 from hubq.sign import SIGNATURE, signed
 
@@ -113,8 +114,9 @@ def in_order(release: Release, module: ModuleType) -> Release:
     rows = sorted(
         release.measurements,
         key=lambda row: (
-            row.level != card.REFERENCE,
-            card.ENGINES.index(row.engine) if row.engine in card.ENGINES else len(card.ENGINES),
+            row.level != REFERENCE,
+            row.of_file,
+            ENGINES.index(row.engine) if row.engine in ENGINES else len(ENGINES),
             order.get(row.level, len(order)),
         ),
     )

@@ -1,4 +1,4 @@
-"""The nouns of hubq, as frozen dataclasses and nothing else.
+"""The nouns of hubq, as frozen dataclasses.
 
 Source + Level -> Recipe --build--> Artifact --+
                                                +--score--> Measurement -> Release --card--> README --push--> Hub
@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+REFERENCE = "reference"  # what stands for a level in the measurement of the source itself
+FLOOR = "floor"  # and in that of the source computed in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class Artifact:
     level, `imatrix` the SHA-256 of the importance matrix that weighed its errors (None: none did). Of a level split into
     several files, `parts` are those, `path` the first, `size` that of all, and `sha256` that of their hashes in a row.
     `folder` is where they lie in a repository. `recipe` maps tensors to their storage
-    types, where a format tells them one by one.
+    types, where a format tells them one by one, and `groups` kinds of tensors (attention, ...) to their bytes.
     """
 
     level: str
@@ -132,6 +135,7 @@ class Artifact:
     options: str = ""
     folder: str = ""
     recipe: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
@@ -153,6 +157,9 @@ class EvalSet:
     whole split, `available` the windows in it, `windows` those scored, `length` the ids in each. `seed` chose them (None: they
     are the first ones). `bos` is the id that replaces each window's first, or None. The hashes pin the text and the scored ids.
 
+    With `precision` the windows of each file are scored in the order of the draw until the 95 % confidence sequence of its PPL
+    ratio reaches no farther to either side (0.005: half a percent); `windows` is then the most that are scored.
+
     Where `unit` says that texts or pairs of them were scored, each by itself, `windows` and `available` count these, `tokens`
     the scored ids, and `length` is the most ids of one.
     """
@@ -171,6 +178,12 @@ class EvalSet:
     text_sha256: str
     ids_sha256: str
     unit: Literal["windows", "texts", "pairs"] = "windows"
+    precision: float | None = None
+
+    @property
+    def scored(self) -> int:
+        """Tokens that are scored of each window: the second half of it."""
+        return self.length - 1 - self.length // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +197,26 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one engine measured of one level (or of `reference`, the source itself): metric name -> Estimate."""
+    """What one engine measured of one level, or of the source itself (REFERENCE, FLOOR): metric name -> Estimate.
+
+    `per_window` are the means of some metrics in each window (or text), in the order of scoring and with seven digits: what
+    comparisons of files need.
+    """
 
     level: str
     engine: str
     values: Mapping[str, Estimate]
+    per_window: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens (or texts) that one of the numbers is of."""
+        return max((estimate.count for estimate in self.values.values()), default=0)
+
+    @property
+    def of_file(self) -> bool:
+        """Whether it is of a file, and not of the source."""
+        return self.level not in (REFERENCE, FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +234,8 @@ class Speed:
     """How fast one engine ran a level's file on the release's machine, with the file in the machine's cache.
 
     `prompt` is of `prompt_tokens` ids in one go, `generation` of `generated_tokens` ids one by one, with `cpu` seconds of
-    processor time each (None: the model does not generate); `load` in seconds; `memory` in bytes, the most that loading and
-    running added to the process.
+    processor time and `energy` joules of the processor each (None: the model does not generate, or nothing tells); `load` in
+    seconds; `memory` in bytes, the most that loading and running added to the process.
     """
 
     level: str
@@ -220,6 +248,7 @@ class Speed:
     memory: int
     generation: Spread | None = None
     cpu: float | None = None
+    energy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +301,7 @@ class Release:
     `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF;
     `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed;
     `inputs` are the source's files that were read; `environment` is the SHA-256 of the names and versions of all packages that
-    were installed.
+    were installed. `within` is the loss of PPL up to which a file is recommended (0.02: two percent more than the reference's).
     """
 
     source: str
@@ -295,3 +324,4 @@ class Release:
     newer: str = ""
     inputs: tuple[RepoFile, ...] = ()
     environment: str = ""
+    within: float = 0.02

@@ -38,7 +38,9 @@ class Request:
     checkout whose converter takes models that hubq does not know. With `speed` it is measured how fast the files run, on the
     first window. `exporter` is that of ONNX graphs. `pull_request` pushes into one; without `create` the repository has to be
     there; the levels in `delete` are taken out of it; with `require_latest` nothing is pushed of a source that moved on while
-    hubq worked. `sign` is the file of a private key that signs the release, or "sigstore".
+    hubq worked. `sign` is the file of a private key that signs the release, or "sigstore". With `floor` the source is measured
+    in 16 bits, too; `logits` bounds what is kept of the reference's distributions, in bytes of memory, or of the store's disk
+    with `logits_on_disk`; `within` is the loss up to which a file is recommended.
     """
 
     model: str
@@ -64,6 +66,10 @@ class Request:
     create: bool = True
     delete: tuple[Level, ...] = ()
     require_latest: bool = False
+    floor: bool = False
+    logits: int | None = None
+    logits_on_disk: bool = False
+    within: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)

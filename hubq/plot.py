@@ -1,14 +1,19 @@
-"""The picture of a card: file size against KL divergence from the reference, as an SVG that is the same bytes every time."""
+"""The pictures of a card, as SVGs that are the same bytes every time: loss over size, loss by level, what takes the bytes."""
 
 from __future__ import annotations
 
 import io
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from hubq.nouns import Estimate, Release
+import numpy as np
+
+from hubq import compare
+from hubq.metrics.inference import half_width
+from hubq.nouns import Estimate, Measurement, Release
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 INK = "#777777"
 SERIES = (("#2f7fc1", "o", True), ("#c0602a", "D", False), ("#4f8a3c", "s", False))
 FLOOR = 1e-5  # nats per token; zero has no logarithm, and below this little but an engine's rounding is left
+PALETTE = ("#2f7fc1", "#c0602a", "#4f8a3c", "#8a5fb0", "#a8862a", "#3f8f8f", "#777777")
+LN = "ln_ppl_ratio"
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), *((x, y) for y in (1, -1, 0.5, -0.5) for x in (1, -1)), (0.5, 1), (-0.5, -1))
 FONT = 9.0  # points, which are the SVG's user units at 72 dots per inch
 
@@ -25,8 +32,8 @@ FONT = 9.0  # points, which are the SVG's user units at 72 dots per inch
 class Point(NamedTuple):
     """One file in one engine: `size` in the axis' unit, mean KL divergence in nats per token."""
 
-    level: str
     size: float
+    level: str
     kld: Estimate
 
     @property
@@ -50,14 +57,69 @@ class Box(NamedTuple):
         return max(width, 0.0) * max(height, 0.0)
 
 
-def loss_svg(release: Release, engines: Iterable[str]) -> bytes | None:
-    """Mean KL divergence (log scale, ± 1 standard error) over file size, one series per engine; None if unmeasured."""
-    unit, divisor = ("GB", 1e9) if max((file.size for file in release.artifacts), default=0) >= 1e9 else ("MB", 1e6)
-    series = {engine: list(_points(release, engine, divisor)) for engine in engines}
-    series = {engine: points for engine, points in series.items() if points}
-    if not series:
-        return None
-    return _draw(series, _printable(release.source.rsplit("/", 1)[-1]), unit)
+class Plot(NamedTuple):
+    """A picture: its file, what it shows in words, whether a release has what it takes, and how it is drawn."""
+
+    file: str
+    alt: str
+    has: Callable[[Release], bool]
+    draw: Callable[[Release], bytes]
+
+
+def plots(release: Release) -> list[Plot]:
+    """The pictures of a release."""
+    return [plot for plot in PLOTS if plot.has(release)]
+
+
+@contextmanager
+def _drawing(out: io.BytesIO, width: float, height: float, title: str, below: float = 0.62) -> Iterator[Axes]:
+    """Axes of a figure of so many inches, with room for a title above and `below`, which ends up in `out` as SVG."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    settings = {"svg.hashsalt": "hubq", "svg.fonttype": "none", "font.size": FONT, "axes.edgecolor": INK, "text.color": INK}
+    settings |= {"axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "figure.dpi": 72, "axes.unicode_minus": False}
+    with matplotlib.style.context(["default", settings]):
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0.8 / width, below / height, 1 - 1.04 / width, 1 - (below + 0.5) / height))
+        axes.set_title(title, parse_math=False, fontsize=11)
+        yield axes
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
+
+
+def _model(release: Release) -> str:
+    return _printable(release.source.rsplit("/", 1)[-1])
+
+
+def _unit(release: Release) -> tuple[str, float]:
+    """The unit of sizes, and its bytes."""
+    return ("GB", 1e9) if max((file.size for file in release.artifacts), default=0) >= 1e9 else ("MB", 1e6)
+
+
+def _name(level: str) -> str:
+    return level.partition(":")[2]
+
+
+# --- loss.svg ---
+
+
+def _series(release: Release) -> dict[str, list[Point]]:
+    """The points of each engine that has some."""
+    series = {engine: list(_points(release, engine, _unit(release)[1])) for engine in compare.engines(release)}
+    return {engine: points for engine, points in series.items() if points}
+
+
+def loss_svg(release: Release) -> bytes:
+    """Mean KL divergence (log scale, ± 1 standard error) over file size, one series per engine; a line joins the files that no
+    smaller one beats."""
+    series, out, best = _series(release), io.BytesIO(), {_name(level) for level in compare.pareto(release)}
+    with _drawing(out, 8, 5.2, f"{_model(release)}: file size and divergence from the reference") as axes:
+        _scatter(axes, series)
+        line = sorted(point for point in next(iter(series.values())) if point.level in best)
+        axes.plot([p.size for p in line], [p.y for p in line], color=SERIES[0][0], linewidth=0.8, alpha=0.6, zorder=1)
+        _dress(axes, _unit(release)[0], legend=len(series) > 1)
+        _label(axes, series)
+    return out.getvalue()
 
 
 def _printable(text: str) -> str:
@@ -70,24 +132,7 @@ def _points(release: Release, engine: str, divisor: float) -> Iterator[Point]:
     for file in release.artifacts:
         kld = measured.get(file.level)
         if kld and math.isfinite(kld.value):
-            yield Point(file.level.partition(":")[2], file.size / divisor, kld)
-
-
-def _draw(series: dict[str, list[Point]], model: str, unit: str) -> bytes:
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    settings = {"svg.hashsalt": "hubq", "svg.fonttype": "none", "font.size": FONT, "axes.edgecolor": INK, "text.color": INK}
-    settings |= {"axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "figure.dpi": 72, "axes.unicode_minus": False}
-    with matplotlib.style.context(["default", settings]):
-        figure = Figure(figsize=(8, 5.2))
-        axes = figure.add_axes((0.1, 0.12, 0.87, 0.78))
-        _scatter(axes, series)
-        _dress(axes, model, unit, legend=len(series) > 1)
-        _label(axes, series)
-        out = io.BytesIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": axes.get_title()})
-    return out.getvalue()
+            yield Point(file.size / divisor, _name(file.level), kld)
 
 
 def _scatter(axes: Axes, series: dict[str, list[Point]]) -> None:
@@ -111,11 +156,10 @@ def _scatter(axes: Axes, series: dict[str, list[Point]]) -> None:
         )  # fmt: skip
 
 
-def _dress(axes: Axes, model: str, unit: str, legend: bool) -> None:
+def _dress(axes: Axes, unit: str, legend: bool) -> None:
     """Titles, ticks and room for the labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-    axes.set_title(f"{model}: file size and divergence from the reference", parse_math=False, fontsize=11)
     axes.set_xlabel(f"File size, {unit} (log scale)")
     axes.set_ylabel("Mean KL divergence, nats per token (± 1 standard error)")
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]))
@@ -177,3 +221,100 @@ def _leader(x: float, y: float, dx: float, dy: float) -> list[Box]:
     length = math.hypot(dx, dy)
     steps = [step / length for step in range(10, int(length), 5)]
     return [Box(x + s * dx - 1, y + s * dy - 1, x + s * dx + 1, y + s * dy + 1) for s in steps]
+
+
+# --- levels.svg ---
+
+
+def _ratios(release: Release) -> list[Measurement]:
+    """The files' measurements in the engine that users run, best level first, where they have PPL ratios."""
+    engine = next(iter(compare.engines(release)), None)
+    rows = {row.level: row for row in release.measurements if row.engine == engine}
+    return [rows[file.level] for file in release.artifacts if file.level in rows and LN in rows[file.level].per_window]
+
+
+def _percent(release: Release, row: Measurement) -> tuple[float, float, float]:
+    """By how many percent a file's PPL exceeds the reference's: its 95 % interval's beginning, the estimate, its end."""
+    means = np.array(row.per_window[LN])
+    half = half_width(means, bool(release.evalset and release.evalset.precision))
+    low, value, high = (100 * math.expm1(float(means.mean()) + step) for step in (-half, 0.0, half))
+    return low, value, high
+
+
+def levels_svg(release: Release) -> bytes:
+    """The change of perplexity by level in percent, with its 95 % interval, and the band of the loss that is recommended."""
+    rows, within, chosen, out = _ratios(release), 100 * release.within, compare.recommended(release), io.BytesIO()
+    with _drawing(out, 8, 1.3 + 0.27 * len(rows), f"{_model(release)}: loss by level") as axes:
+        axes.axvspan(-within, within, color=SERIES[2][0], alpha=0.15, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=0.8)
+        spans = [_percent(release, row) for row in rows]
+        for place, (low, value, high) in enumerate(spans):
+            picked = bool(chosen and chosen.file and chosen.file.level == rows[place].level)
+            axes.plot([low, high], [place, place], color=SERIES[0][0], linewidth=1.5, solid_capstyle="butt")
+            axes.plot([value], [place], marker="o", color=SERIES[0][0], markersize=8 if picked else 5)
+        _rows(axes, [row.level for row in rows])
+        if max(abs(end) for span in spans for end in span) > 10 * within:
+            axes.set_xscale("symlog", linthresh=within)
+        axes.set_xlabel(f"Perplexity against the reference's, with 95 % interval (band: within {within:g} %)")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
+    return out.getvalue()
+
+
+def _rows(axes: Axes, levels: list[str]) -> None:
+    """Levels down the side, the first one on top."""
+    axes.set_yticks(range(len(levels)), [_printable(_name(level)) for level in levels], parse_math=False)
+    axes.set_ylim(len(levels) - 0.5, -0.5)
+    axes.grid(True, axis="x", which="major", color=INK, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+# --- bytes.svg ---
+
+
+def bytes_svg(release: Release) -> bytes:
+    """The size of each file by what its tensors belong to."""
+    files, out, (unit, divisor) = [file for file in release.artifacts if file.groups], io.BytesIO(), _unit(release)
+    names = list(dict.fromkeys(name for file in files for name in file.groups))
+    names.sort(key="other".__eq__)
+    with _drawing(out, 8, 1.65 + 0.27 * len(files), f"{_model(release)}: what takes the bytes", 0.85) as axes:
+        left = np.zeros(len(files))
+        for name, colour in zip(names, PALETTE, strict=False):
+            sizes = np.array([file.groups.get(name, 0) / divisor for file in files])
+            axes.barh(range(len(files)), sizes, left=left, height=0.62, color=colour, label=name)
+            left += sizes
+        _rows(axes, [file.level for file in files])
+        axes.set_xlabel(f"Weights, {unit}")
+        _legend(axes)
+    return out.getvalue()
+
+
+def _legend(axes: Axes) -> None:
+    """Colours and names in a line below the axis' title."""
+    height = axes.get_position().height * axes.figure.get_size_inches()[1]
+    legend = axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.45 / height), ncols=len(PALETTE))
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+PLOTS = (
+    Plot(
+        "loss.svg",
+        "File size against mean KL divergence from the reference, one point per file",
+        lambda release: bool(_series(release)),
+        loss_svg,
+    ),
+    Plot(
+        "levels.svg",
+        "Perplexity against the reference's in percent, one line per level with its 95 % interval",
+        lambda release: bool(_ratios(release)),
+        levels_svg,
+    ),
+    Plot(
+        "bytes.svg",
+        "Bytes of each file by what its tensors belong to",
+        lambda release: any(file.groups for file in release.artifacts),
+        bytes_svg,
+    ),
+)

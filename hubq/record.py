@@ -6,18 +6,19 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from hubq.errors import BadSource, HubqError, Unsupported
 from hubq.hub.files import check_path
-from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Measurement, Release, RepoFile, Snapshot
+from hubq.nouns import FLOOR, REFERENCE, Artifact, EvalSet, ImportanceMatrix, Measurement, Release, RepoFile, Snapshot
 from hubq.parse import read_json
 from hubq.source import HUB_ID
 
 SCHEMA = 2
 SHA256 = re.compile(r"[0-9a-f]{64}")
+_NUMBERS = re.compile(r"\[\s+-?\d[\d\s,.e+-]*\]")  # a list of numbers as json.dumps lays it out
 
 
 def plain(value: object) -> str:
@@ -64,6 +65,7 @@ def record(release: Release) -> dict[str, Any]:
         "speeds": [asdict(row) for row in release.speeds],
         "inputs": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in release.inputs],
         "environment": release.environment,
+        "within": release.within,
     }
 
 
@@ -93,6 +95,7 @@ def _file_record(file: Artifact) -> dict[str, Any]:
         "bits_per_weight": file.bits_per_weight,
         "types": dict(sorted(file.types.items())),
         "recipe": dict(sorted(file.recipe.items())),
+        "groups": dict(file.groups),
         "fallbacks": file.fallbacks,
         "key": file.key,
         "imatrix": file.imatrix,
@@ -110,12 +113,14 @@ def _measurement_record(row: Measurement) -> dict[str, Any]:
         name: {"value": finite(estimate.value), "stderr": finite(estimate.stderr), "count": estimate.count}
         for name, estimate in sorted(row.values.items())
     }
-    return {"level": row.level, "engine": row.engine, "metrics": metrics}
+    per_window = {name: list(means) for name, means in sorted(row.per_window.items())}
+    return {"level": row.level, "engine": row.engine, "metrics": metrics, "per_window": per_window}
 
 
 def release_json(release: Release) -> bytes:
-    """`record` as ASCII JSON; every float reads back as the same float."""
-    return (json.dumps(record(release), indent=2, allow_nan=False) + "\n").encode()
+    """`record` as ASCII JSON, lists of numbers on a line; every float reads back as the same float."""
+    text = json.dumps(record(release), indent=2, allow_nan=False)
+    return (_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n").encode()
 
 
 def read_record(data: bytes) -> Release:
@@ -156,15 +161,14 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         if file.level not in made and all(hashes.get(part.path) == part.sha256 for part in file.files)
     ]
     made |= {file.level: file.sha256 for file in kept}
-    same = {file.level for file in before.artifacts if made.get(file.level) == file.sha256} | {"reference"}
+    same = {file.level for file in before.artifacts if made.get(file.level) == file.sha256} | {REFERENCE, FLOOR}
     measured = {(row.level, row.engine) for row in release.measurements}
     checked = {check.level for check in release.checks}
-    rows = [row for row in before.measurements if row.level in same and (row.level, row.engine) not in measured]
+    past = before.measurements if release.evalset in (None, before.evalset) else ()
+    rows = [row for row in past if row.level in same and (row.level, row.engine) not in measured]
     timed = {(row.level, row.engine) for row in release.speeds}
     here = release.machine in ("", before.machine)  # speeds of two machines do not compare
     speeds = [row for row in before.speeds if here and row.level in same and (row.level, row.engine) not in timed]
-    if release.evalset not in (None, before.evalset):
-        rows = []
     matrices = {matrix.sha256: matrix for matrix in (*before.imatrices, *release.imatrices)}
     used = {file.imatrix for file in (*release.artifacts, *kept)}
     return replace(
@@ -172,7 +176,7 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         artifacts=(*release.artifacts, *kept),
         imatrices=tuple(matrix for sha256, matrix in matrices.items() if sha256 in used),
         checks=(*release.checks, *(check for check in before.checks if check.level in same - checked)),
-        measurements=(*release.measurements, *rows),
+        measurements=(*(_longest(row, past) for row in release.measurements), *rows),
         speeds=(*release.speeds, *speeds),
         evalset=before.evalset if rows else release.evalset,
         versions={**before.versions, **release.versions} if rows else release.versions,
@@ -180,6 +184,12 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
         newer=release.newer or before.newer,
         command=before.command if rows and release.evalset is None else release.command,
     )
+
+
+def _longest(row: Measurement, past: Iterable[Measurement]) -> Measurement:
+    """A measurement, or that of the same reference from before, where that is of more windows."""
+    same = [old for old in past if row.level == REFERENCE and (old.level, old.engine) == (row.level, row.engine)]
+    return max([row, *same], key=lambda one: one.tokens)
 
 
 def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +206,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
                 name: {"value": number(metric["value"]), "stderr": number(metric["stderr"]), "count": metric["count"]}
                 for name, metric in row["metrics"].items()
             },
+            "per_window": row.get("per_window", {}),
         }
         for row in raw["measurements"]
     ]
@@ -212,6 +223,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "speeds": raw.get("speeds", []),
         "inputs": raw.get("inputs", []),
         "environment": raw.get("environment", ""),
+        "within": raw.get("within", 0.02),
     }
 
 
@@ -222,6 +234,11 @@ def _check(release: Release) -> None:
                 raise ValueError(f"{part.path!r} is not the name of a file")
             if part.size < 0 or file.weights <= 0 or not SHA256.fullmatch(part.sha256 or ""):
                 raise ValueError(f"{part.path} has an impossible size, number of weights or SHA-256")
+        if not all(_is_name(name) and size >= 0 for name, size in file.groups.items()):
+            raise ValueError(f"{file.path} has impossible groups of tensors")
+    for row in release.measurements:
+        if any(len(means) < 2 or not all(map(math.isfinite, means)) for means in row.per_window.values()):
+            raise ValueError(f"{row.level} has means of windows that are no numbers, or fewer than two")
     for matrix in release.imatrices:
         if not (_is_name(matrix.file) and SHA256.fullmatch(matrix.sha256)):
             raise ValueError(f"{matrix.file!r} is not the name of a file with a SHA-256")

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hubq.affected import refuse_kernels
-from hubq.checkpoint import AGAIN, BUFFERS, CODES, few, open_checkpoint
+from hubq.checkpoint import AGAIN, BUFFERS, CODES, few, open_checkpoint, precision
 from hubq.errors import BadSource, Unsupported
 from hubq.nouns import Source
 
@@ -60,40 +60,51 @@ def source_weights(source: Source) -> Iterator[tuple[str, np.ndarray]]:
                 yield name, checkpoint.read(name)
 
 
+def other_dtype(source: Source) -> str:
+    """The 16-bit dtype that users of a source compute in: that of its stored weights, bfloat16 where they have 32 bits."""
+    with open_checkpoint(source.folder, [file.path for file in source.files]) as checkpoint:
+        return "float16" if precision(checkpoint.tensors) == "f16" else "bfloat16"
+
+
 @contextmanager
-def load(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]]) -> Iterator[Logits]:
-    """A model that scores token ids in float32, on the GPU if there is one.
+def load(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], dtype: str = "float32") -> Iterator[Logits]:
+    """A model that scores token ids, computing in `dtype`, on the GPU if there is one.
 
     `config` is a sanitised config.json, `tensors` yields (Hub name, float32 array). The callable takes ids [T] and `first`, and
     returns logits [T - 1 - first, V], float32: those at positions first to T - 2, which predict ids first + 1 to T - 1. Raises
     Unsupported for a kind of model that transformers does not have, BadSource for a config or tensors that do not fit it.
     """
-    with load_model(config, tensors) as model:
+    with load_model(config, tensors, dtype=dtype) as model:
         yield lambda ids, first: _logits(model, ids, first, model.device)
 
 
 @contextmanager
-def load_rows(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], task: str) -> Iterator[Rows]:
-    """A model of a task other than text generation, in float32, on the GPU if there is one.
+def load_rows(
+    config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], task: str, dtype: str = "float32"
+) -> Iterator[Rows]:
+    """A model of a task other than text generation, computing in `dtype`, on the GPU if there is one.
 
     The callable takes ids [T] and the numbers of their segments [T], and returns float32 [R, D]: of feature extraction the last
     hidden states, of classifiers the logits, one row for each token or one for all. Raises what `load` raises.
     """
-    with load_model(config, tensors, task) as model:
+    with load_model(config, tensors, task, dtype) as model:
         accepts = inspect.signature(model.forward).parameters
         yield lambda ids, segments: _rows(model, ids, segments if "token_type_ids" in accepts else None)
 
 
 @contextmanager
 def load_model(
-    config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], task: str = "text-generation"
+    config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    task: str = "text-generation",
+    dtype: str = "float32",
 ) -> Iterator[Any]:
-    """The transformers model of a config and tensors, in float32, on the GPU if there is one; as `load` says."""
+    """The transformers model of a config and tensors, in `dtype`, on the GPU if there is one; as `load` says."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("highest")  # no TF32
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = _model(config, tensors, task).to(device)
+    model = _model(config, tensors, task, dtype).to(device)
     try:
         yield model
     finally:
@@ -106,7 +117,7 @@ def load_model(
 def _logits(model: Any, ids: np.ndarray, first: int, device: torch.device) -> torch.Tensor:
     batch = torch.as_tensor(ids, dtype=torch.int64, device=device)[None]
     keep = torch.arange(first, len(ids) - 1, device=device)
-    return model(input_ids=batch, use_cache=False, logits_to_keep=keep).logits[0]
+    return model(input_ids=batch, use_cache=False, logits_to_keep=keep).logits[0].float()
 
 
 @torch.inference_mode()
@@ -120,7 +131,7 @@ def _rows(model: Any, ids: np.ndarray, segments: np.ndarray | None) -> torch.Ten
     return found.float().reshape(-1, found.shape[-1])
 
 
-def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], task: str) -> Any:
+def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]], task: str, dtype: str) -> Any:
     """The model that a config describes, with these weights: transformers' loader knows its checkpoints' names of all times."""
     build, described = describe(config, task)
     state = {
@@ -136,7 +147,7 @@ def _model(config: Mapping[str, Any], tensors: Iterable[tuple[str, np.ndarray]],
             None,
             config=described,
             state_dict=state,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )

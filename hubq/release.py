@@ -29,6 +29,7 @@ from hubq.store import key
 
 if TYPE_CHECKING:
     from hubq.samples import Samples
+    from hubq.score import Budget
     from hubq.text import TextSpec, Windows
 
 SPARE = 64 << 20  # bytes of disk left free beside what is written
@@ -365,6 +366,7 @@ def _cleared(paths: Iterable[Path]) -> Iterator[None]:
 
 
 def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[Artifact, ...], target: str) -> Release:
+    groups = planned.format.groups
     return Release(
         source=source.repo,
         commit=source.commit,
@@ -372,7 +374,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         weights=planned.weights,
         target=target,
         card=planned.card,
-        artifacts=artifacts,
+        artifacts=tuple(replace(file, groups=groups(planned.blueprint, file.level.partition(":")[2])) for file in artifacts),
         versions={"hubq": __version__, **planned.format.versions(planned.blueprint)},
         command=request.command.replace("{model}", _again(planned)).replace("{windows}", _count(request, planned)),
         imatrices=(planned.imatrix,) if planned.imatrix and any(file.imatrix for file in artifacts) else (),
@@ -414,11 +416,13 @@ def _measure(job: _Job, planned: Plan, release: Release, windows: Windows | Samp
     if not engines:
         raise MissingExtra("only llama.cpp runs such a model, and llama-cpp-python is missing", 'pip install "hubq[llama]"')
     wanted = [(artifact, engine) for engine in engines for artifact in release.artifacts]
-    found = _score(job, planned, windows, wanted)
-    order = [(score.REFERENCE, _reference(planned, job.source)[0]), *((artifact.level, engine) for artifact, engine in wanted)]
+    found = _score(job, planned, windows, wanted, _floor(job, planned))
+    order = [(score.REFERENCE, _reference(planned, job.source)[0]), *_floor(job, planned)]
+    order += [(artifact.level, engine) for artifact, engine in wanted]
     return replace(
         release,
         measurements=tuple(found[pair] for pair in order),
+        within=job.request.within,
         evalset=windows.evalset,
         versions={**release.versions, **_versions(engines)},
         machine=machine(),
@@ -426,9 +430,14 @@ def _measure(job: _Job, planned: Plan, release: Release, windows: Windows | Samp
 
 
 def _score(
-    job: _Job, planned: Plan, windows: Windows | Samples, wanted: Sequence[tuple[Artifact, str]], step: str = "measure"
+    job: _Job,
+    planned: Plan,
+    windows: Windows | Samples,
+    wanted: Sequence[tuple[Artifact, str]],
+    floor: Mapping[tuple[str, str], Callable[[], Any]] | None = None,
+    step: str = "measure",
 ) -> dict[tuple[str, str], Measurement]:
-    """What each engine measures of each file, and the reference's own: what the store holds, and the rest computed."""
+    """What each engine measures of each file, and of the source itself: what the store holds, and the rest computed."""
     from hubq import score
     from hubq.metrics import METRICS_VERSION
 
@@ -444,30 +453,67 @@ def _score(
         return key({"level": level, "sha256": sha256, "engine": engine, "inputs": inputs, **facts})
 
     keys = {(artifact.level, engine): measured_key(artifact.level, artifact.sha256, engine) for artifact, engine in wanted}
-    keys[score.REFERENCE, engine] = measured_key(score.REFERENCE, "", engine)
+    keys |= {pair: measured_key(pair[0], "", pair[1]) for pair in ((score.REFERENCE, engine), *(floor or ()))}
     found = {pair: kept for pair, pair_key in keys.items() if (kept := store.measurement(pair_key))}
     for measurement in found.values():
         tell(Event(step, f"{measurement.level} {measurement.engine}", 1, 1, measurement))
     if found.keys() != keys.keys():
-        missing = {
+        missing: dict[tuple[str, str], Callable[[], Any]] = {
             (artifact.level, engine): partial(module.load, artifact, source, engine, windows.task.name)
             for artifact, engine in wanted
             if (artifact.level, engine) not in found
         }
+        missing |= {pair: opener for pair, opener in (floor or {}).items() if pair not in found}
         for measurement in score.measure(
             windows,
             opened,
             missing,
+            _budget(job.request),
             progress=lambda label, done, total: tell(Event(step, label, done, total)),
             known=job.known if windows.task.kind == "tokens" else None,  # files of two formats may be for two tasks
             engine=engine,
         ):
             pair = (measurement.level, measurement.engine)
-            if pair not in found:  # the reference goes first in any case
+            if pair not in found or measurement.tokens > found[pair].tokens:  # the reference is run in any case
                 store.keep_measurement(keys[pair], measurement)
                 tell(Event(step, " ".join(pair), 1, 1, measurement))
-            found[pair] = measurement
+                found[pair] = measurement
     return found
+
+
+def _budget(request: Request) -> Budget:
+    """How much of the reference's distributions is kept, and where."""
+    from hubq.score import BUDGET, Budget
+
+    size = BUDGET.size if request.logits is None else request.logits
+    if not request.logits_on_disk:
+        return Budget(size)
+    request.store.root.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(request.store.root).free) < size + SPARE:
+        raise HubqError(
+            f"--logits-budget asks for {size / 1e9:.2f} GB of disk, and {request.store.root} has {free / 1e9:.2f} GB free",
+            "ask for less: the models are loaded more often then",
+        )
+    return Budget(size, request.store.root)
+
+
+def _floor(job: _Job, planned: Plan) -> dict[tuple[str, str], Callable[[], Any]]:
+    """The source in the 16 bits that its users compute in, where that is asked for and transformers runs it: (level, engine) ->
+    what opens it."""
+    from hubq import reference, score
+
+    source, task = job.source, planned.blueprint.task
+    if not job.request.floor or _reference(planned, source)[0] != "transformers":
+        return {}
+    dtype = reference.other_dtype(source)
+
+    def opened() -> Any:
+        weights = reference.source_weights(source)
+        if task == "text-generation":
+            return reference.load(source.config, weights, dtype)
+        return reference.load_rows(source.config, weights, task, dtype)
+
+    return {(score.FLOOR, f"transformers, {dtype}"): opened}
 
 
 def _check(job: _Job, planned: Plan, release: Release) -> Release:
@@ -505,7 +551,7 @@ def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measuremen
             planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None, texts=None)
         )
     try:
-        found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], "check")
+        found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], step="check")
     except Unsupported as error:
         return (), error.message
     return tuple(found.values()), ""

@@ -55,6 +55,8 @@ def samples(source: Source, spec: TextSpec, task: str) -> Samples:
     They are rows of the dataset, or lines of a .txt file, drawn by the spec's seed; blank ones and repetitions do not count.
     Raises Usage where there are fewer than two, Unsupported for a source without tokenizer.json, and what text.read raises.
     """
+    if spec.precision is not None:
+        raise Usage("--precision is that of a PPL ratio, which this model does not have", "say how many texts: --windows N")
     kind, found = TASKS[task], read(spec)
     texts = list(dict.fromkeys(row for row in found.rows if row.strip()))
     chosen = choose(len(texts), spec.texts, spec.seed)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 
 from hubq.errors import HubqError
-from hubq.metrics import Labels, Ranked, Scores, Table, Vectors, estimates, itself
-from hubq.nouns import Measurement
+from hubq.metrics import Labels, Ranked, Scores, Table, Vectors, estimates, itself, per_window
+from hubq.metrics.inference import FIRST, needed, radius
+from hubq.nouns import FLOOR, REFERENCE, Measurement
 from hubq.pooling import POOLS
 from hubq.samples import Samples
 from hubq.text import Windows
@@ -24,8 +27,8 @@ from hubq.text import Windows
 Open = Callable[[], AbstractContextManager[Callable[[np.ndarray, Any], Any]]]
 Progress = Callable[[str, int, int], None]
 
-REFERENCE = "reference"  # what stands for a level in the measurement of the source itself
-BUDGET = 2 << 30  # bytes of log-probabilities
+__all__ = ["BUDGET", "FLOOR", "REFERENCE", "Budget", "measure"]
+
 BLOCK = 1 << 19  # numbers that a core works on at a time: few enough to stay in its cache, enough to be worth waking it for
 
 
@@ -53,11 +56,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Columns:
-    """One window's columns of the table of scores: `nll` and `kld` in nats, float64 [S]; `same_top`, bool [S]."""
+    """One window's columns of the table of scores: `nll` and `kld` in nats, float64 [S]; the others bool [S]."""
 
     nll: np.ndarray
     kld: np.ndarray
     same_top: np.ndarray
+    right_ref: np.ndarray
+    right: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,85 +80,150 @@ class Way:
     table: Callable[[Any, list[np.ndarray], list[Any] | None], Table | None]
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How much is kept of the reference's distributions: `size` bytes, in memory or in nameless files in `folder`."""
+
+    size: int = 2 << 30
+    folder: Path | None = None
+
+
+BUDGET = Budget()
+
+
 def measure(
     texts: Windows | Samples,
     reference: Open,
     variants: Mapping[tuple[str, str], Open],
-    budget: int = BUDGET,
+    budget: Budget = BUDGET,
     progress: Progress = lambda label, done, total: None,
     known: list[tuple[Any, np.ndarray]] | None = None,
     engine: str = "transformers",
 ) -> Iterator[Measurement]:
-    """Score all windows or texts with the reference and with each variant; yield each measurement as soon as it is complete.
+    """Score windows or texts with the reference and with each variant; yield each measurement as soon as it is complete.
 
     `variants` maps (level, engine) to what opens it. What opens a model of next tokens gives a callable that maps ids [T] and
     `first` to float32 logits [T - 1 - first, V]; others map ids [T] and segments [T] to float32 [R, D], as
     reference.load_rows says.
-    `budget` bounds what is kept of the reference, in bytes: where that is more, every model is loaded again for each batch;
-    where it holds all, it stays in `known` for the next call. `progress` hears "level engine", the windows done and all
-    windows; `engine` is that of the reference. Raises HubqError where numbers are not finite, or not as many as the
-    reference's.
+    Where the texts say how precise their PPL ratios shall be, each variant is scored until its own is, and the reference on as
+    many windows as the longest of them took; a variant's numbers do not depend on the others.
+    `budget` bounds what is kept of the reference: where that is more, every model is loaded again for each batch; where it
+    holds all, it stays in `known` for the next call. `progress` hears "level engine", the windows done and all windows;
+    `engine` is that of the reference. Raises HubqError where numbers are not finite, or not as many as the reference's.
     """
-    way, total = WAYS[texts.task.kind], len(texts.ids)
-    truth: list[np.ndarray] = []
+    run, total, held = _Run(texts, budget, progress), len(texts.ids), [] if known is None else known
     seen: dict[tuple[str, str], list[Any]] = {key: [] for key in variants}
-    while len(truth) < total:
-        start = len(truth)
-        batch = known or list(_reference(way, texts, start, reference, (REFERENCE, engine), budget, progress))
-        kept = [one for one, _ in batch]
-        truth += [own for _, own in batch]
-        if known is not None and len(batch) == total:
-            known[:] = batch
-        if len(truth) == total:
-            own = way.table(texts, truth, None)
-            yield Measurement(REFERENCE, engine, estimates(own, paired=False) if own else {})
-        for key, opened in variants.items():
-            seen[key] += _variant(way, texts, start, kept, opened, key, progress)
-            if len(truth) == total:
-                table = way.table(texts, truth, seen.pop(key))
-                assert table
-                yield Measurement(*key, estimates(table))
+    while len(run.truth) < total and (seen or not run.truth):
+        start = len(run.truth)
+        if held and len(held) == start and run.is_full(held):
+            held.clear()  # nothing is kept then but the batch at hand
+        batch = held[start : run.next_stop(seen)] or run.reference(reference, run.next_stop(seen), held, engine)
+        if len(held) == start:
+            held += batch
+        run.truth += [own for _, own in batch]
+        if len(run.truth) == total:
+            yield run.itself(engine)
+        for key in list(seen):
+            run.variant(variants[key], batch, seen[key], key)
+            if len(seen[key]) == total or run.precise(seen[key]):
+                yield run.measurement(key, seen.pop(key))
+    if len(run.truth) < total:
+        yield run.itself(engine)
 
 
-def _reference(
-    way: Way, texts: Any, start: int, reference: Open, key: tuple[str, str], budget: int, progress: Progress
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """What there is to keep of texts from `start` on, until all are done or the budget is used up; of one at least."""
-    total, size, place = len(texts.ids), 0, start
-    with reference() as model:
-        while place < total and (place == start or size + size // (place - start) <= budget):
-            kept, own = way.keep(texts, place, way.run(texts, place, model))
-            _finite(key, place, texts, own)
-            yield kept, own
-            size += kept.nbytes
-            place += 1
-            progress(" ".join(key), place, total)
+class _Run:
+    """What is common to all models that are scored on the same texts; `truth` is what the table needs of the reference."""
+
+    def __init__(self, texts: Any, budget: Budget, progress: Progress) -> None:
+        self.texts, self.budget, self.progress = texts, budget, progress
+        self.way, self.truth = WAYS[texts.task.kind], list[np.ndarray]()
+
+    def is_full(self, held: list[tuple[Any, np.ndarray]]) -> bool:
+        """Whether the budget has no room for the reference's distributions in one more text."""
+        return _bytes(held) + held[-1][0].nbytes > self.budget.size
+
+    def next_stop(self, seen: Mapping[Any, list[Any]]) -> int:
+        """How many texts are to be scored before it is looked again: what the unfinished variants need by their spread."""
+        total, wanted, start = len(self.texts.ids), self.texts.evalset.precision, len(self.truth)
+        if wanted is None or start < FIRST:
+            return total if wanted is None else min(FIRST, total)
+        spreads = [float(np.std(self._differences(columns), ddof=1)) for columns in seen.values()]
+        return max(start + 1, *(needed(1.05 * spread, np.log1p(wanted), total) for spread in spreads))
+
+    def precise(self, columns: list[Any]) -> bool:
+        """Whether a variant's PPL ratio is known as precisely as asked."""
+        wanted = self.texts.evalset.precision
+        if wanted is None or len(columns) < FIRST:
+            return False
+        return radius(len(columns), float(np.std(self._differences(columns), ddof=1))) <= np.log1p(wanted)
+
+    def _differences(self, columns: list[Columns]) -> np.ndarray:
+        """The mean differences of log-likelihood from the reference, float64 [W], of the windows scored so far."""
+        return np.array([(one.nll - own).mean() for one, own in zip(columns, self.truth, strict=False)])
+
+    def reference(
+        self, opened: Open, stop: int, held: list[tuple[Any, np.ndarray]], engine: str
+    ) -> list[tuple[Any, np.ndarray]]:
+        """What there is to keep of the next texts, until `stop` or until the budget is used up; of one at least."""
+        batch: list[tuple[Any, np.ndarray]] = []
+        with opened() as model:
+            for place in range(len(self.truth), stop):
+                kept, own = self.way.keep(self.texts, place, self.way.run(self.texts, place, model))
+                self._check((REFERENCE, engine), place, own)
+                folder = self.budget.folder if isinstance(kept, Kept) else None
+                batch.append((_aside(kept, folder) if folder else kept, own))
+                self.progress(f"{REFERENCE} {engine}", place + 1, len(self.texts.ids))
+                if _bytes(held) + _bytes(batch) + kept.nbytes > self.budget.size:
+                    break
+        return batch
+
+    def variant(self, opened: Open, batch: list[tuple[Any, np.ndarray]], seen: list[Any], key: tuple[str, str]) -> None:
+        """Add to `seen` what a variant gives for the next texts, until its PPL ratio is precise enough."""
+        with opened() as model:
+            for place, (reference, _) in enumerate(batch, len(seen)):
+                output = self.way.run(self.texts, place, model)
+                if output.shape[-1] != reference.shape[-1]:
+                    raise HubqError(
+                        f"{key[0]}: in {key[1]} {WIDTHS[self.texts.task.kind].format(output.shape[-1], reference.shape[-1])}",
+                        "the file belongs to another model: build it again in a fresh folder: --work-dir DIR",
+                    )
+                columns = self.way.compare(self.texts, place, reference, output)
+                self._check(key, place, *(vars(columns).values() if isinstance(columns, Columns) else [columns]))
+                seen.append(columns)
+                self.progress(" ".join(key), place + 1, len(self.texts.ids))
+                if self.precise(seen):
+                    return
+
+    def _check(self, key: tuple[str, str], place: int, *columns: np.ndarray) -> None:
+        if not all(np.isfinite(column).all() for column in columns):
+            what = self.texts.evalset.unit.removesuffix("s")
+            raise HubqError(
+                f"{key[0]}: {key[1]} computes logits that are not finite numbers, first in {what} {place}",
+                "do not publish it: the weights are damaged, or too large for this level",
+            )
+
+    def itself(self, engine: str) -> Measurement:
+        """The reference's own measurement."""
+        own = self.way.table(self.texts, self.truth, None)
+        return Measurement(REFERENCE, engine, estimates(own, paired=False) if own else {})
+
+    def measurement(self, key: tuple[str, str], columns: list[Any]) -> Measurement:
+        """A variant's measurement."""
+        table = self.way.table(self.texts, self.truth[: len(columns)], columns)
+        assert table
+        return Measurement(*key, estimates(table), per_window(table))
 
 
-def _variant(
-    way: Way, texts: Any, start: int, kept: list[Any], opened: Open, key: tuple[str, str], progress: Progress
-) -> Iterator[Any]:
-    with opened() as model:
-        for place, reference in enumerate(kept, start):
-            output = way.run(texts, place, model)
-            if output.shape[-1] != reference.shape[-1]:
-                raise HubqError(
-                    f"{key[0]}: in {key[1]} {WIDTHS[texts.task.kind].format(output.shape[-1], reference.shape[-1])}",
-                    "the file belongs to another model: build it again in a fresh folder: --work-dir DIR",
-                )
-            columns = way.compare(texts, place, reference, output)
-            _finite(key, place, texts, *(vars(columns).values() if isinstance(columns, Columns) else [columns]))
-            yield columns
-            progress(" ".join(key), place + 1, len(texts.ids))
+def _bytes(kept: list[tuple[Any, np.ndarray]]) -> int:
+    return sum(one.nbytes for one, _ in kept)
 
 
-def _finite(key: tuple[str, str], place: int, texts: Any, *columns: np.ndarray) -> None:
-    if not all(np.isfinite(column).all() for column in columns):
-        what = texts.evalset.unit.removesuffix("s")
-        raise HubqError(
-            f"{key[0]}: {key[1]} computes logits that are not finite numbers, first in {what} {place}",
-            "do not publish it: the weights are damaged, or too large for this level",
-        )
+def _aside(kept: Kept, folder: Path) -> Kept:
+    """The same with its logits in a file without a name, which is gone when nothing needs it any more, even after a crash."""
+    with TemporaryFile(dir=folder) as file:
+        mapped = np.memmap(file, np.float32, "w+", shape=tuple(kept.shape))
+    mapped[:] = kept.shifted.numpy()
+    return replace(kept, shifted=torch.from_numpy(mapped))
 
 
 # --- the kinds of tasks ---
@@ -180,10 +250,11 @@ def _compare_window(windows: Windows, place: int, kept: Kept, logits: torch.Tens
 
 
 def _token_table(windows: Windows, nll_ref: list[np.ndarray], columns: list[Columns] | None) -> Scores:
+    size = windows.bytes[: len(nll_ref)]
     if columns is None:
-        return itself(np.stack(nll_ref), windows.bytes)
-    stacked = {name: np.stack([getattr(window, name) for window in columns]) for name in ("nll", "kld", "same_top")}
-    return Scores(nll_ref=np.stack(nll_ref), bytes=windows.bytes, **stacked)
+        return itself(np.stack(nll_ref), size)
+    stacked = {column.name: np.stack([getattr(window, column.name) for window in columns]) for column in fields(Columns)}
+    return Scores(nll_ref=np.stack(nll_ref), bytes=size, **stacked)
 
 
 def _run_text(samples: Samples, place: int, model: Any) -> torch.Tensor:
@@ -260,18 +331,25 @@ def compare(reference: Kept, logits: torch.Tensor, targets: np.ndarray) -> Colum
     KL(reference || variant) is the sum of p (log p - log q) over the vocabulary: terms in float32, sums in float64. Where the
     variant finds several tokens most probable, any of them counts as the same.
     """
-    nll, kld, same_top = [], [], []
+    nll, kld, same_top, right = [], [], [], []
     for rows in _blocks(logits):
         log_p, ln_p = reference.shifted[rows].to(logits.device), reference.ln_sum[rows].to(logits.device)
         log_q = logits[rows] - logits[rows].amax(-1, keepdim=True)
         scratch = log_q.exp()
         ln_q = scratch.sum(-1, dtype=torch.float64).log()
         nll.append(_nll(log_q, ln_q, targets[rows]))
-        same_top.append(log_q.gather(-1, reference.top[rows, None].to(logits.device))[:, 0] == 0)
+        same_top.append(_is_top(log_q, reference.top[rows]))
+        right.append(_is_top(log_q, torch.as_tensor(targets[rows], dtype=torch.int64)))
         torch.sub(log_p, log_q, out=log_q)  # into the two blocks at hand: new ones would cost more than the sums
         terms = torch.exp(log_p, out=scratch).mul_(log_q).sum(-1, dtype=torch.float64)
         kld.append(terms / ln_p.exp() + ln_q - ln_p)
-    return Columns(np.concatenate(nll), torch.cat(kld).cpu().numpy(), torch.cat(same_top).cpu().numpy())
+    divergence, same, hit = (torch.cat(rows).cpu().numpy() for rows in (kld, same_top, right))
+    return Columns(np.concatenate(nll), divergence, same, reference.top.numpy() == targets, hit)
+
+
+def _is_top(shifted: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Whether tokens [S] are among the most probable ones, of logits less their largest [S, V]."""
+    return shifted.gather(-1, tokens.to(shifted.device)[:, None])[:, 0] == 0
 
 
 def _blocks(logits: torch.Tensor) -> Iterator[slice]:

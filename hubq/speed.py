@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from hubq.formats import cores, open_format
 from hubq.nouns import Artifact, Speed, Spread
 from hubq.sealed import reason
 
-SPEED_VERSION = 1  # part of the key of what is kept: raise it when something else is timed
+SPEED_VERSION = 2  # part of the key of what is kept: raise it when something else is timed
 TOKENS, REPEATS = 128, 3
 PATIENCE = 30.0  # seconds, after which a test is not repeated
 LIMIT = 3600  # seconds that a file may take
@@ -71,9 +72,11 @@ def _run(module: ModuleType, path: Path, ids: np.ndarray, tokens: int, repeats: 
         player.feed(ids, True)  # the first run makes room and is not counted
         found: dict[str, Any] = {"prompt": _spread(lambda: player.feed(ids, True), len(ids), repeats)}
         if player.generates:
-            busy, begin = time.process_time(), ids[:tokens]
+            busy, spent, begin = time.process_time(), energy(), ids[:tokens]
             found["generation"] = _spread(lambda: _generate(player, begin), len(begin), repeats)
-            found["cpu"] = (time.process_time() - busy) / (len(begin) * found["generation"]["count"])
+            played = len(begin) * found["generation"]["count"]
+            found["cpu"] = (time.process_time() - busy) / played
+            found["energy"] = _used(spent, energy()) / played if spent else None
     facts = {"engine": module.RUNTIME, "threads": cores(), "load": load, "memory": _peak() - before}
     return {**facts, **found, "prompt_tokens": len(ids), "generated_tokens": min(tokens, len(ids))}
 
@@ -92,6 +95,23 @@ def _spread(work: Callable[[], None], tokens: int, repeats: int) -> dict[str, fl
         work()
         rates.append(tokens / (time.perf_counter() - start))
     return {"median": statistics.median(rates), "low": min(rates), "high": max(rates), "count": len(rates)}
+
+
+def energy(root: Path = Path("/sys/class/powercap")) -> dict[Path, tuple[float, float]]:
+    """Joules that each processor package has used since its counter began, and where that begins anew; empty where Linux does
+    not tell (https://docs.kernel.org/power/powercap/powercap.html)."""
+    found = {}
+    for zone in sorted(root.glob("intel-rapl:*")):
+        with suppress(OSError, ValueError):  # most machines let root alone read it
+            if (zone / "name").read_text().startswith("package"):
+                used, most = (int((zone / name).read_text()) / 1e6 for name in ("energy_uj", "max_energy_range_uj"))
+                found[zone] = (used, most)
+    return found
+
+
+def _used(before: dict[Path, tuple[float, float]], after: dict[Path, tuple[float, float]]) -> float:
+    """Joules between two readings; a counter that has gone down has begun anew."""
+    return sum(after[zone][0] - used + (most if after[zone][0] < used else 0) for zone, (used, most) in before.items())
 
 
 def _peak() -> int:

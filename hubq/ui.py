@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hubq.errors import HubqError
+from hubq.nouns import FLOOR
 
 if TYPE_CHECKING:
     from hubq.metrics import Metric
@@ -234,7 +235,7 @@ def _compared(releases: Sequence[Release]) -> Table:
     timed = any(release.speeds for release in releases)
     metrics = headline(row for release in releases for row in release.measurements)
     for release in releases:
-        engines = [row.engine for row in release.measurements if row.level != "reference"]
+        engines = [row.engine for row in release.measurements if row.of_file]
         found = {row.level: row for row in release.measurements if engines and row.engine == engines[0]}
         for file in release.artifacts:
             row = found.get(file.level)
@@ -247,7 +248,7 @@ def _compared(releases: Sequence[Release]) -> Table:
 
 def _by_engine(release: Release, console: Console) -> list[Table]:
     """The files of one format with the numbers of all engines side by side, or where that is too wide, one below the other."""
-    engines = sorted({row.engine for row in release.measurements if row.level != "reference"})
+    engines = sorted({row.engine for row in release.measurements if row.of_file})
     whole = _results(release, engines)
     narrow = console.measure(whole, options=console.options.update(max_width=1000)).maximum > console.width
     return [_results(release, [engine]) for engine in engines] if narrow else [whole]
@@ -279,16 +280,18 @@ def _paces(release: Release, file: Artifact, timed: bool) -> list[str]:
 
 def _measured(release: Release) -> str:
     """The reference and the text in a line."""
-    reference = next(row for row in release.measurements if row.level == "reference")
+    reference = next(row for row in release.measurements if not row.of_file)
     text = release.evalset
     assert text is not None
     if "ppl" not in reference.values:
         told = f"{text.windows} of {text.available} {text.unit} of {text.dataset}, {text.tokens:,} ids"
         return f"source   in {reference.engine}, {told}; ± is one standard error"
     ppl = reference.values["ppl"]
+    floor = next((row.values["kld"] for row in release.measurements if row.level == FLOOR), None)
+    noise = f"in 16 bits its KLD is {_figure(floor)}; " if floor else ""
     return (
         f"source   PPL {_figure(ppl)} in {reference.engine}, {ppl.count:,} tokens of {text.dataset} "
-        f"({text.windows} of {text.available} windows); ± is one standard error"
+        f"({ppl.count // text.scored} of {text.available} windows); {noise}± is one standard error"
     )
 
 

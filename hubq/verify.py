@@ -24,7 +24,7 @@ from hubq.deliver import SUMS
 from hubq.errors import BadSource, HubError, Usage
 from hubq.formats import open_format
 from hubq.hub import Hub, Progress
-from hubq.nouns import Artifact, Measurement, Release, Snapshot
+from hubq.nouns import REFERENCE, Artifact, Measurement, Release, Snapshot
 from hubq.record import read_record
 from hubq.sign import SIGNATURE, Signer, check, signed
 from hubq.source import HUB_ID
@@ -35,7 +35,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 SHAPING = {"--imatrix", "--calibration", "--calibration-windows", "--seed", "--text-field", "--tensor-type", "--pure"}
 SHAPING |= {"--output-tensor-type", "--token-embedding-type", "--split-max-size", "--target", "--exporter"}
 # and those that say what was measured
-MEASURING = {"--dataset", "--split", "--text-field", "--windows", "--seed"}
+MEASURING = {"--dataset", "--split", "--text-field", "--windows", "--precision", "--seed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ def _command(hub: Hub, snapshot: Snapshot, release: Release, artifact: Artifact,
     if "--imatrix" in options and artifact.imatrix and options[options.index("--imatrix") + 1] != "auto":
         options[options.index("--imatrix") + 1] = str(_matrix(hub, snapshot, release, artifact.imatrix))
     command = ["publish", again.model or pinned, "--levels", artifact.level, *options, "--to", str(folder / "out")]
-    command += ["--work-dir", str(again.work or folder / "work"), "--no-speed", "--json"]
+    command += ["--work-dir", str(again.work or folder / "work"), "--no-speed", "--no-floor", "--json"]
     command += ["--hub", str(again.hub)] if again.hub else []
     command += ["--llama-cpp", str(again.llama_cpp)] if again.llama_cpp else []
     if not again.measure:
@@ -330,8 +330,9 @@ def _matrix(hub: Hub, snapshot: Snapshot, release: Release, wanted: str) -> Path
 def _numbers(release: Release, level: str, record: Mapping[str, Any]) -> Iterator[Fact]:
     """Every number lies within the error that the release states."""
     rows = {(row["level"], row["engine"]): row["metrics"] for row in record["measurements"]}
+    precision = release.evalset and release.evalset.precision  # then other files had a say in the reference's windows
     for row in release.measurements:
-        if row.level not in (level, card.REFERENCE):
+        if row.level != level and (precision or row.level != REFERENCE):
             continue
         found = rows.get((row.level, row.engine))
         if found is None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 
@@ -36,6 +37,7 @@ NUMBERS = {  # level -> bits per weight, KLD, top-1; as a 135M model has them
     "Q3_K_S": (4.99, 0.212, 0.761),
     "Q2_K": (5.02, 0.428, 0.657),
 }
+GROUPS = {"feed-forward": 60_000_000, "embeddings": 30_000_000, "attention": 20_000_000, "other": 250_000}
 THREE = ("Q8_0", "Q5_K_M", "Q4_K_M")
 HOSTILE = (
     "| <script>alert(1)</script> {{7*7}} {% raw %} ](javascript:alert(1)) [a](//b) \n---\n# Owned\n- a\n```\n\n"
@@ -48,7 +50,9 @@ def artifact(level: str, model: str = "SmolLM2-135M-Instruct", fallbacks: int = 
     types = {"Q6_K": 61, "F32": 61, "Q4_K": 150}
     kept = 0 if level in ("BF16", "F16", "Q8_0") else fallbacks
     sha256 = f"{size:064x}"
-    return Artifact(f"gguf:{level}", SECRET / f"{model}-{level}.gguf", size, sha256, WEIGHTS, types, kept, f"key-{level}")
+    return Artifact(
+        f"gguf:{level}", SECRET / f"{model}-{level}.gguf", size, sha256, WEIGHTS, types, kept, f"key-{level}", groups=GROUPS
+    )
 
 
 def measurement(level: str, engine: str, shift: float = 1.0) -> Measurement:
@@ -65,7 +69,13 @@ def measurement(level: str, engine: str, shift: float = 1.0) -> Measurement:
         "bits_per_byte": Estimate(1.0123 + kld / 4, 0.0042, count),
         "delta_p": Estimate(-kld / 5, kld / 60, count),
     }
-    return Measurement(f"gguf:{level}", engine, values)
+    noise = np.random.default_rng(int(kld * 1e7)).normal(0, 1, (2, 592))
+    noise -= noise.mean(1, keepdims=True)
+    means = {
+        "ln_ppl_ratio": tuple((kld * 0.97 + kld * 0.07 * np.sqrt(592) * noise[0]).tolist()),
+        "kld": tuple((kld + kld * 0.025 * np.sqrt(592) * noise[1]).tolist()),
+    }
+    return Measurement(f"gguf:{level}", engine, values, means)
 
 
 def make(levels=THREE, engines=("weights", "llama.cpp"), **changes) -> Release:
@@ -180,7 +190,7 @@ def test_pick_a_file_has_the_reference_then_the_files_as_given():
     table = rows(section(card.readme(make(), ""), "Pick a file"))
     assert table[0] == ["File", "Size", "Bits per weight", "PPL ratio", "Mean KLD", "Same top token, %", "Fallback tensors"]
     assert table[2] == ["source", "–", "–", "1", "0", "100", "–"]
-    assert [row[0].partition("]")[0] for row in table[3:]] == ["[Q8\\_0", "[Q5\\_K\\_M", "[Q4\\_K\\_M"]
+    assert [row[0].strip("*").partition("]")[0] for row in table[3:]] == ["[Q8\\_0", "[Q5\\_K\\_M", "[Q4\\_K\\_M"]
     link = "(https://huggingface.co/me/SmolLM2-135M-Instruct-GGUF/blob/main/SmolLM2-135M-Instruct-Q4_K_M.gguf)"
     assert table[5][0].endswith(link)
     assert table[5][1:] == ["105 MB", "6.25", "1.0527 ± 0.0037", "0.0529 ± 0.0013", "86.90 ± 0.12", "30 of 272"]
@@ -189,9 +199,9 @@ def test_pick_a_file_has_the_reference_then_the_files_as_given():
 def test_engines_have_tables_of_their_own():
     text = section(card.readme(make(), ""), "All measurements")
     engines = re.split(r"\n### ", text)[1:]
-    assert [engine.split(":")[0] for engine in engines] == ["llama.cpp", "weights", "transformers"]
+    assert [re.split(r"[:\n]", engine)[0] for engine in engines] == ["llama.cpp", "weights", "The source itself"]
     assert rows(engines[0])[4][5] != rows(engines[1])[4][5]
-    assert rows(engines[2])[2] == ["reference", "21.38 ± 0.38", "1.0123 ± 0.0041"]
+    assert rows(engines[2])[2] == ["source in float32 (transformers)", "21.38 ± 0.38", "1.0123 ± 0.0041"]
     pick = section(card.readme(make(engines=("weights",)), ""), "Pick a file")
     assert "measured with weights" in pick
 
@@ -206,7 +216,7 @@ def test_unmeasured_says_so_and_has_no_numbers():
     made = card.files(make(engines=()), "run")
     text = made["README.md"].decode()
     assert "Not evaluated." in text
-    assert set(made) == {"README.md", "release.json"}
+    assert set(made) == {"README.md", "release.json", "bytes.svg"}
     assert rows(section(text, "Pick a file"))[0] == ["File", "Size", "Bits per weight", "Fallback tensors"]
     assert "model-index" not in front(text)
     assert "How it was measured" not in text and "loss.svg" not in text
@@ -309,7 +319,7 @@ def test_hostile_text_cannot_leave_its_place():
         assert sum(t.type == kind for t in tokens) == sum(t.type == kind for t in honest), kind
     links = [token.attrs["href"] for token in tokens if token.type == "link_open"]
     assert links and all(re.fullmatch(r"\./[\w.%~-]+", link) for link in links)
-    assert [token.attrs["src"] for token in tokens if token.type == "image"] == ["loss.svg"]
+    assert [token.attrs["src"] for token in tokens if token.type == "image"] == ["loss.svg", "levels.svg", "bytes.svg"]
     texts = "".join(token.content for token in tokens if token.type == "text")
     assert "http://" not in texts and "{{7*7}} {% raw %}" in texts and "<script>" in texts and "&lt;" in texts
 
@@ -402,7 +412,7 @@ def test_release_json_has_a_fixed_order():
     data = json.loads(card.release_json(make()))
     order = (
         "schema source architecture weights target card files evalset measurements versions machine command imatrices checks"
-        " left_out origin speeds inputs environment"
+        " left_out origin speeds inputs environment within"
     )
     assert list(data) == order.split()
     shuffled = replace(make(), versions={"transformers": "5.17.0", "hubq": "0.1.0", "gguf": "0.19.0"})
@@ -433,6 +443,8 @@ def damaged(path: str, value: object) -> bytes:
         (damaged("weights", None), "weights"),
         (damaged("measurements", {"a": 1}), "damaged"),
         (damaged("evalset", {}), "evalset"),
+        (damaged("measurements.1.per_window.kld", [0.5]), "fewer than two"),
+        (damaged("files.0.groups", {"a/../b": 1}), "groups"),
     ],
 )
 def test_a_damaged_release_json_is_named(data, problem):
@@ -480,15 +492,85 @@ def test_checks_stay_with_files_that_stay():
     assert merge(after, before, listed).checks == (found("Q8_0", "new"), found("Q5_K_M", "old"))
 
 
-# --- the picture ---
+# --- what the numbers allow to say ---
+
+
+def test_the_recommended_file_is_bold_and_comes_with_its_error_rate():
+    text = section(card.readme(make(), ""), "Pick a file")
+    assert [row[0].startswith("**[") for row in rows(text)[2:]] == [False, False, True, False]
+    assert "**Recommended: Q5\\_K\\_M**, the smallest of which it is shown that its perplexity is at most 2 % above" in text
+    assert "any of the 3 files is called so wrongly is at most 5 % (Holm)" in text
+    strict = section(card.readme(make(within=0.0001), ""), "Pick a file")
+    assert "Of no file it is shown that its perplexity is at most 0.01 % above" in strict and "**" not in strict
+
+
+def test_files_that_are_not_told_apart_are_named():
+    text = section(card.readme(make(("Q8_0", "Q3_K_L", "Q3_K_M")), ""), "Pick a file")
+    assert "No order among Q3\\_K\\_L and Q3\\_K\\_M: this text does not tell which" in text
+    assert "No order" not in section(card.readme(make(), ""), "Pick a file")
+
+
+def test_the_floor_stands_below_the_source():
+    floor = Measurement(
+        "floor", "transformers, bfloat16", {"kld": Estimate(0.0004, 0.00001, 255), "top1": Estimate(0.99, 0.001, 255)}
+    )
+    text = card.readme(make(measurements=(*make().measurements, floor)), "")
+    table = rows(section(text, "Pick a file"))
+    assert table[3] == ["source in bfloat16", "–", "–", "–", "0.000400 ± 0.000010", "99.00 ± 0.10", "–"]
+    assert "the second is the source computed in 16 bits" in text
+    assert rows(section(text, "All measurements").split("### The source itself")[1])[3][0] == "source in bfloat16"
+    assert "the second is" not in card.readme(make(), "")
+    assert card.readme(make(), "").count("llama.cpp") == text.count("llama.cpp")  # it is no engine that ran files
+
+
+def test_where_measuring_stopped_by_itself_the_card_says_when_and_why():
+    release = make()
+    release = replace(release, evalset=replace(release.evalset, precision=0.005))
+    text = card.readme(release, "")
+    how = section(text, "How it was measured")
+    assert "reached no farther than 0.5 % (at most 592): Q8\\_0 592, Q5\\_K\\_M 592, Q4\\_K\\_M 592" in how
+    assert (
+        rows(section(text, "All measurements"))[0][-1] == "Windows" and rows(section(text, "All measurements"))[2][-1] == "592"
+    )
+
+
+def test_lists_of_numbers_take_a_line_each():
+    text = card.release_json(make()).decode()
+    lines = [line for line in text.splitlines() if '"kld": [' in line]
+    assert len(lines) == 6 and all(line.rstrip(",").endswith("]") for line in lines)
+
+
+# --- the pictures ---
+
+
+def words(svg: bytes) -> list[str]:
+    return [text.strip() for text in ElementTree.fromstring(svg).itertext() if text.strip()]
+
+
+def test_the_picture_of_losses_names_the_levels_in_order_and_the_band():
+    svg = card.files(make(tuple(NUMBERS)), "")["levels.svg"]
+    found = [word for word in words(svg) if word in NUMBERS]
+    assert found == list(NUMBERS)
+    assert any("within 2 %" in word for word in words(svg)) and "nan" not in svg.decode()
+
+
+def test_the_picture_of_bytes_names_levels_and_groups():
+    found = words(card.files(make(), "")["bytes.svg"])
+    assert [word for word in found if word in NUMBERS] == list(THREE)
+    assert [word for word in found if word in GROUPS] == list(GROUPS)
+
+
+def test_a_release_without_what_they_show_has_no_pictures():
+    bare = tuple(replace(file, groups={}) for file in make().artifacts)
+    assert set(card.files(make(engines=(), artifacts=bare), "")) == {"README.md", "release.json"}
 
 
 @pytest.mark.parametrize("levels", [THREE, tuple(NUMBERS)])
 def test_the_picture_names_every_level_once(levels):
     svg = card.files(make(levels), "")["loss.svg"]
-    words = [text.strip() for text in ElementTree.fromstring(svg).itertext() if text.strip()]
-    assert [words.count(level) for level in levels] == [1] * len(levels)
-    assert {"llama.cpp", "weights", "File size, MB (log scale)"} <= set(words)
+    found = words(svg)
+    assert [found.count(level) for level in levels] == [1] * len(levels)
+    assert {"llama.cpp", "weights", "File size, MB (log scale)"} <= set(found)
     for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
         inside = 57 < float(text.get("x", 100)) < 560 and 30 < float(text.get("y", 100)) < 340
         assert inside or text.text not in levels

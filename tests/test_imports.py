@@ -25,6 +25,7 @@ hubq.release hubq.verify
 hubq.plan hubq.deliver
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot hubq.samples
+hubq.compare
 hubq.formats hubq.metrics hubq.hub hubq.text
 hubq.sealed hubq.sign
 hubq.store
@@ -47,6 +48,7 @@ HOMES = {
     "llama_cpp": "hubq.formats.gguf.engine",
     "matplotlib": "hubq.plot",
     "model_signing": "hubq.sign",
+    "mpmath": "hubq.metrics.inference",
     "numba": "hubq.formats.gguf.encode",
     "numpy": "hubq",
     "mobius": "hubq.formats.onnx.worker",

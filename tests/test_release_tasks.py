@@ -163,7 +163,7 @@ def test_labels_and_scores_are_those_of_transformers(task: str, spec: TextSpec, 
             texts,
             lambda: reference.load_rows(given.config, tensors.items(), task),
             {("coarse", "weights"): lambda: reference.load_rows(given.config, coarse.items(), task)},
-            budget=0,
+            score.Budget(0),
         )
     )
     assert found[0].values == {} and found[1].level == "coarse"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from hubq import reference, score
 from hubq.errors import HubqError
+from hubq.metrics.inference import radius
 from hubq.nouns import EvalSet, Measurement, RepoFile, Source
 from hubq.source import read_config
 from hubq.text import Windows
@@ -71,6 +73,7 @@ def test_compare_agrees_with_float64() -> None:
     assert np.allclose(found.kld, (np.exp(log_p) * (log_p - log_q)).sum(1), rtol=1e-5, atol=1e-9)
     assert np.allclose(found.nll, -log_q[np.arange(50), targets], rtol=1e-6)
     assert np.array_equal(found.same_top, a.argmax(1) == b.argmax(1))
+    assert np.array_equal(found.right_ref, a.argmax(1) == targets) and np.array_equal(found.right, b.argmax(1) == targets)
     assert 0.1 < found.same_top.mean() < 0.95
 
 
@@ -80,7 +83,7 @@ def test_compare_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     whole = score.compare(score.keep(a), b, targets)
     monkeypatch.setattr(score, "BLOCK", 1)
     rows = score.compare(score.keep(a), b, targets)
-    for name in ("nll", "kld", "same_top"):
+    for name in ("nll", "kld", "same_top", "right"):
         assert np.allclose(getattr(whole, name), getattr(rows, name), rtol=1e-12)
 
 
@@ -97,7 +100,9 @@ def test_a_constant_on_all_logits_changes_nothing() -> None:
     assert np.abs(found.kld).max() < 1e-6
 
 
-def measured(budget: int = score.BUDGET, **variants: Model) -> tuple[list[Measurement], Shelf, list[tuple[str, int, int]]]:
+def measured(
+    budget: score.Budget = score.BUDGET, **variants: Model
+) -> tuple[list[Measurement], Shelf, list[tuple[str, int, int]]]:
     shelf, heard = Shelf(), []
     opened = {(name, "weights"): shelf.opener(name, model) for name, model in variants.items()}
     opener = shelf.opener("reference", noisy())
@@ -132,7 +137,7 @@ def test_numbers_by_hand() -> None:
 @pytest.mark.parametrize(("kept", "loads"), [(0, 5), (2, 3), (4, 2), (5, 1)])
 def test_a_smaller_budget_costs_loads_and_changes_no_number(kept: int, loads: int) -> None:
     window = (LENGTH - 1 - FIRST) * VOCABULARY * 4
-    found, shelf, _ = measured(kept * window, one=noisy(0.1), two=noisy(1.0))
+    found, shelf, _ = measured(score.Budget(kept * window), one=noisy(0.1), two=noisy(1.0))
     assert shelf.log == ["reference", "one", "two"] * loads
     assert found == measured(one=noisy(0.1), two=noisy(1.0))[0]
 
@@ -174,3 +179,67 @@ def test_a_real_model_and_a_coarser_copy_of_it(tmp_path: Path) -> None:
     assert same.values["kld"].value == 0 and same.values["top1"].value == 1
     assert other.values["kld"].value > 1e-6
     assert base.values["ppl"].value == pytest.approx(tiny.VOCABULARY, rel=0.2)  # random weights know nothing
+
+
+# --- as precisely as asked ---
+
+
+def precise(precision: float | None, count: int = 120) -> Windows:
+    """Windows that are scored until PPL ratios are so precise."""
+    made = windows(count)
+    return replace(made, evalset=replace(made.evalset, precision=precision))
+
+
+def until(precision: float, budget: score.Budget = score.BUDGET, **variants: Model) -> tuple[dict[str, Measurement], list[str]]:
+    shelf = Shelf()
+    opened = {(name, "weights"): shelf.opener(name, model) for name, model in variants.items()}
+    found = {one.level: one for one in score.measure(precise(precision), shelf.opener("reference", noisy()), opened, budget)}
+    return found, shelf.log
+
+
+def taken(row: Measurement) -> int:
+    return row.tokens // (LENGTH - 1 - FIRST)
+
+
+def test_each_variant_is_scored_until_its_own_ratio_is_precise() -> None:
+    found, _ = until(0.05, same=noisy(), near=noisy(0.3), far=noisy(0.4))
+    assert taken(found["same"]) == score.FIRST < taken(found["near"]) < taken(found["far"]) < 120
+    assert taken(found["reference"]) >= taken(found["far"])
+    for name in ("near", "far"):
+        means = np.array(found[name].per_window["ln_ppl_ratio"])
+        assert len(means) == taken(found[name])
+        assert radius(len(means), means.std(ddof=1)) <= np.log(1.05) < radius(len(means) - 1, means[:-1].std(ddof=1))
+
+
+def test_what_stops_a_variant_are_its_own_numbers() -> None:
+    together, _ = until(0.05, near=noisy(0.3), far=noisy(0.4))
+    alone, _ = until(0.05, near=noisy(0.3))
+    small, _ = until(0.05, score.Budget(0), near=noisy(0.3), far=noisy(0.4))
+    assert together["near"] == alone["near"] == small["near"] and together["far"] == small["far"]
+    assert taken(alone["reference"]) < taken(together["reference"])
+
+
+def test_stopping_takes_few_loads() -> None:
+    _, log = until(0.05, far=noisy(0.4))
+    assert len(log) <= 6  # a first look, a second by its spread, and perhaps a last one
+
+
+def test_a_precision_out_of_reach_takes_all_windows() -> None:
+    found, _ = until(1e-6, far=noisy(0.4))
+    assert taken(found["far"]) == taken(found["reference"]) == 120
+
+
+def test_logits_kept_on_disk_are_the_same_and_leave_nothing(tmp_path: Path) -> None:
+    found, shelf, _ = measured(score.Budget(1 << 20, tmp_path), one=noisy(0.1), two=noisy(1.0))
+    assert found == measured(one=noisy(0.1), two=noisy(1.0))[0]
+    assert shelf.log == ["reference", "one", "two"] and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_kept_serves_the_next_call() -> None:
+    known: list[tuple] = []
+    for name in ("one", "two"):
+        shelf = Shelf()
+        opened = {(name, "weights"): shelf.opener(name, noisy(0.1))}
+        found = list(score.measure(windows(), shelf.opener("reference", noisy()), opened, known=known))
+        assert [one.level for one in found] == ["reference", name]
+    assert shelf.log == ["two"] and len(known) == 5

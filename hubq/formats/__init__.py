@@ -7,6 +7,7 @@ draw(repo, folder, config, stored) -> Blueprint           # a model's files but 
 plan(blueprint, levels, options) -> Plan                  # early and exact
 build(plan, source, paths, progress) -> Iterator[Artifact]
 file_name(model, level) -> str
+groups(plan, level) -> dict[str, int]                     # bytes by kind of tensor, where that is known
 read_imatrix(path) -> Imatrix                             # an importance matrix; raises BadSource
 calibrated(plan) -> list[str]                             # the checkpoint's tensors whose inputs make one
 write_imatrix(plan, activations, path)                    # the matrix that a plan expects, from those inputs

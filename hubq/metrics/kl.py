@@ -19,3 +19,8 @@ def kld_median(scores: Scores) -> Estimate:
 def kld_p99(scores: Scores) -> Estimate:
     """The 99 % quantile over tokens: how far off the worst hundredth is."""
     return quantile(scores.kld, 0.99)
+
+
+def kld_p999(scores: Scores) -> Estimate:
+    """The 99.9 % quantile over tokens: how far off the worst thousandth is."""
+    return quantile(scores.kld, 0.999)

@@ -23,6 +23,7 @@ class Scores:
     nll_ref, nll        [W, S] float64  minus log-probability of the right token, in nats: the reference's, the variant's
     kld                 [W, S] float64  KL(reference || variant) of the next-token distribution, in nats
     same_top            [W, S] bool     the reference's most probable token is the variant's, too
+    right_ref, right    [W, S] bool     the most probable token is the right one: in the reference, in the variant
     bytes               [W]    int64    UTF-8 bytes of the text of the scored tokens
     """
 
@@ -30,12 +31,15 @@ class Scores:
     nll: np.ndarray
     kld: np.ndarray
     same_top: np.ndarray
+    right_ref: np.ndarray
+    right: np.ndarray
     bytes: np.ndarray
 
 
 def itself(nll: np.ndarray, size: np.ndarray) -> Scores:
     """The reference held against itself; `nll` [W, S], `size` [W] in bytes."""
-    return Scores(nll, nll, np.zeros_like(nll), np.ones_like(nll, bool), size)
+    same = np.ones_like(nll, bool)
+    return Scores(nll, nll, np.zeros_like(nll), same, same, same, size)
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
@@ -69,6 +73,12 @@ def exponential(estimate: Estimate) -> Estimate:
     """exp of an estimate, its error by the delta method."""
     value = float(np.exp(estimate.value))
     return Estimate(value, value * estimate.stderr, estimate.count)
+
+
+def root(estimate: Estimate) -> Estimate:
+    """The square root of an estimate, its error by the delta method."""
+    value = float(np.sqrt(estimate.value))
+    return Estimate(value, estimate.stderr / (2 * value) if value else 0.0, estimate.count)
 
 
 # --- of models that predict no next tokens ---

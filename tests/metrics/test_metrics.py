@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hubq.metrics import METRICS, Scores, estimates, itself
+from hubq.metrics import METRICS, Scores, estimates, itself, per_window
 from hubq.metrics.table import mean, quantile, ratio
 
 HAND = Scores(
@@ -13,6 +13,8 @@ HAND = Scores(
     nll=np.array([[1.5, 2.0], [3.0, 3.5]]),
     kld=np.array([[0.0, 0.1], [0.2, 0.9]]),
     same_top=np.array([[True, True], [True, False]]),
+    right_ref=np.array([[True, False], [True, True]]),
+    right=np.array([[True, True], [True, False]]),
     bytes=np.array([4, 6]),
 )
 
@@ -24,7 +26,8 @@ def correlated(windows: int, tokens: int = 50, seed: int = 0) -> Scores:
     nll = nll_ref + rng.normal(0.1, 0.3, (windows, tokens)) + rng.normal(0, 0.3, (windows, 1))
     kld = rng.gamma(0.5, 0.1, (windows, tokens)) * rng.gamma(2, 1, (windows, 1))
     same = rng.random((windows, tokens)) < rng.beta(9, 3, (windows, 1))
-    return Scores(nll_ref, nll, kld, same, rng.integers(150, 250, windows))
+    right_ref = rng.random((windows, tokens)) < rng.beta(5, 5, (windows, 1))
+    return Scores(nll_ref, nll, kld, same, right_ref, right_ref & same, rng.integers(150, 250, windows))
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,9 @@ def correlated(windows: int, tokens: int = 50, seed: int = 0) -> Scores:
         "kld": 0.3,
         "kld_median": 0.15,
         "kld_p99": 0.2 + 0.97 * 0.7,  # rank 2.97 of 0..3
+        "kld_p999": 0.2 + 0.997 * 0.7,
+        "flips": 0.5,  # one won, one lost
+        "delta_p_rms": np.sqrt(((np.exp(-1.5) - np.exp(-1)) ** 2 + (np.exp(-3.5) - np.exp(-2)) ** 2) / 4),
         "top1": 0.75,
         "bits_per_byte": 10 / np.log(2) / 10,
         "delta_p": (np.exp(-1.5) - np.exp(-1) + np.exp(-3.5) - np.exp(-2)) / 4,
@@ -60,16 +66,13 @@ def test_the_error_of_a_mean_is_that_of_the_window_means() -> None:
     assert mean(table).stderr == pytest.approx(table.mean(1).std(ddof=1) / np.sqrt(30), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ppl", "ln_ppl_ratio", "ppl_ratio", "kld", "top1", "bits_per_byte", "delta_p"])
+@pytest.mark.parametrize(
+    "name", ["ppl", "ln_ppl_ratio", "ppl_ratio", "kld", "top1", "bits_per_byte", "delta_p", "delta_p_rms", "flips"]
+)
 def test_errors_agree_with_the_jackknife(name: str) -> None:
     scores, estimate = correlated(60), METRICS[name].estimate
     keep = ~np.eye(60, dtype=bool)
-    left_out = [
-        estimate(
-            Scores(*(column[rows] for column in (scores.nll_ref, scores.nll, scores.kld, scores.same_top, scores.bytes)))
-        ).value
-        for rows in keep
-    ]
+    left_out = [estimate(Scores(**{name: column[rows] for name, column in vars(scores).items()})).value for rows in keep]
     jackknife = np.sqrt(59 / 60 * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
     assert estimate(scores).stderr == pytest.approx(jackknife, rel=0.05)
 
@@ -104,7 +107,8 @@ def test_an_estimate_of_a_ratio_weighs_windows_by_their_size() -> None:
 def test_the_reference_held_against_itself() -> None:
     scores = correlated(5)
     same = estimates(itself(scores.nll, scores.bytes))
-    assert same["ln_ppl_ratio"].value == same["kld"].value == same["delta_p"].value == 0
+    assert same["ln_ppl_ratio"].value == same["kld"].value == same["delta_p"].value == same["flips"].value == 0
+    assert same["delta_p_rms"].value == same["delta_p_rms"].stderr == 0
     assert same["ppl_ratio"].value == same["top1"].value == 1
     assert same["ppl_ratio"].stderr == 0
     assert set(estimates(itself(scores.nll, scores.bytes), paired=False)) == {"ppl", "bits_per_byte"}
@@ -113,9 +117,16 @@ def test_the_reference_held_against_itself() -> None:
 def test_metrics_are_deterministic_and_complete() -> None:
     assert estimates(correlated(7)) == estimates(correlated(7))
     assert list(METRICS) == [
-        "ppl", "ln_ppl_ratio", "ppl_ratio", "kld", "kld_median", "kld_p99", "top1", "bits_per_byte", "delta_p",
+        "ppl", "ln_ppl_ratio", "ppl_ratio", "kld", "kld_median", "kld_p99", "kld_p999", "top1", "bits_per_byte", "delta_p",
+        "delta_p_rms", "flips",
         "cosine", "cosine_min", "similarity", "neighbours", "label_kld", "same_label", "ranking", "score_rms",
     ]  # fmt: skip
     for name, metric in METRICS.items():
         assert metric.name == name and metric.title and metric.better in ("lower", "higher", "zero")
         assert metric.estimate.__doc__
+
+
+def test_the_means_of_windows_are_kept_with_seven_digits() -> None:
+    assert per_window(HAND) == {"ln_ppl_ratio": (0.25, 0.75), "kld": (0.05, 0.55)}
+    found = per_window(correlated(9))["kld"]
+    assert np.allclose(found, correlated(9).kld.mean(1), rtol=1e-6) and all(one == float(f"{one:.7g}") for one in found)

@@ -219,6 +219,13 @@ def with_imatrix(plan: Plan, imatrix: Imatrix) -> Plan:
     return replace(plan, layouts=layouts, imatrix=imatrix)
 
 
+def groups(plan: Plan, level: str) -> dict[str, int]:
+    """Bytes of a level's tensors by what they belong to; see layout.groups."""
+    from hubq.formats.gguf.layout import groups
+
+    return groups(plan.blueprint, plan.layouts[level])
+
+
 def intermediate(plan: Plan, level: str) -> dict[str, Any]:
     """Nothing: all levels are made of the source itself."""
     return {}
@@ -335,6 +342,7 @@ __all__ = [
     "engines",
     "fetch_source",
     "file_name",
+    "groups",
     "load",
     "load_source",
     "local_parts",

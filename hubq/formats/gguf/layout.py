@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,27 @@ def _tensor_table(tensors: Sequence[Tensor], chosen: Recipe) -> bytes:
 
 def _bytes(tensor: Tensor, chosen: Recipe) -> int:
     return math.prod(tensor.shape[:-1]) * row_bytes(chosen.types[tensor.name], tensor.shape[-1])
+
+
+# parts of a tensor's name -> what it belongs to; the first that fits counts
+GROUPS = (
+    ("token_embd", "embeddings"),
+    ("output.weight", "output"),
+    ("_exps", "experts"),
+    ("ffn", "feed-forward"),
+    ("attn", "attention"),
+    ("ssm", "state space"),
+)
+
+
+def groups(blueprint: Blueprint, layout: Layout) -> dict[str, int]:
+    """Bytes of a level's tensors by what they belong to, the largest first; "other" are norms, biases and the like."""
+    found: Counter[str] = Counter()
+    for tensor in blueprint.tensors:
+        matrix = len(tensor.shape) > 1
+        name = next((group for part, group in GROUPS if part in tensor.name and matrix), "other")
+        found[name] += _bytes(tensor, layout.recipe)
+    return dict(found.most_common())
 
 
 def _padded(size: int) -> int:

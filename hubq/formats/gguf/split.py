@@ -30,11 +30,11 @@ class PartName:
     count: int
 
 
-def parse_size(text: str) -> int:
-    """The bytes that "300M" or "2G" stand for. Raises Usage for anything else."""
+def parse_size(text: str, option: str = "--split-max-size") -> int:
+    """The bytes that "300M" or "2G" stand for, which an option was given. Raises Usage for anything else."""
     match = re.fullmatch(r"([1-9][0-9]{0,8})([MG])", text)
     if not match:
-        raise Usage(f"--split-max-size {text}: no size", "write a whole number and M or G, in decimal units: 300M or 2G")
+        raise Usage(f"{option} {text}: no size", "write a whole number and M or G, in decimal units: 300M or 2G")
     return int(match[1]) * UNITS[match[2]]
 
 

@@ -275,6 +275,11 @@ def versions(plan: Plan) -> dict[str, str]:
     return {name: metadata.version(name) for name in names} | exporter
 
 
+def groups(plan: Plan, level: str) -> dict[str, int]:
+    """Nothing: an exported graph does not keep what a tensor belongs to."""
+    return {}
+
+
 def intermediate(plan: Plan, level: str) -> dict[str, Any]:
     """What decides the graph that a level is made of, besides the source; empty where it is made of the source itself."""
     from hubq.formats.onnx.exporters import EXPORTERS
@@ -408,6 +413,7 @@ __all__ = [
     "draw",
     "engines",
     "file_name",
+    "groups",
     "intermediate",
     "load",
     "make_intermediate",
