@@ -25,6 +25,8 @@ SERIES = (("#2f7fc1", "o", True), ("#c0602a", "D", False), ("#4f8a3c", "s", Fals
 FLOOR = 1e-5  # nats per token; zero has no logarithm, and below this little but an engine's rounding is left
 PALETTE = ("#2f7fc1", "#c0602a", "#4f8a3c", "#8a5fb0", "#a8862a", "#3f8f8f", "#777777")
 LN = "ln_ppl_ratio"
+TICKS = (-50, -20, -10, -5, 5, 10, 20, 50, 100, 200, 500, 1000, 10000)  # percent
+WIDTH = 6.8  # inches: narrow enough that letters can be read on a telephone
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), *((x, y) for y in (1, -1, 0.5, -0.5) for x in (1, -1)), (0.5, 1), (-0.5, -1))
 FONT = 9.0  # points, which are the SVG's user units at 72 dots per inch
 
@@ -72,16 +74,16 @@ def plots(release: Release) -> list[Plot]:
 
 
 @contextmanager
-def _drawing(out: io.BytesIO, width: float, height: float, title: str, below: float = 0.62) -> Iterator[Axes]:
-    """Axes of a figure of so many inches, with room for a title above and `below`, which ends up in `out` as SVG."""
+def _drawing(out: io.BytesIO, height: float, title: str, below: float = 0.62) -> Iterator[Axes]:
+    """Axes of a figure WIDTH by so many inches, with room for a title above and `below`, which ends up in `out` as SVG."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
     settings = {"svg.hashsalt": "hubq", "svg.fonttype": "none", "font.size": FONT, "axes.edgecolor": INK, "text.color": INK}
     settings |= {"axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "figure.dpi": 72, "axes.unicode_minus": False}
     with matplotlib.style.context(["default", settings]):
-        figure = Figure(figsize=(width, height))
-        axes = figure.add_axes((0.8 / width, below / height, 1 - 1.04 / width, 1 - (below + 0.5) / height))
+        figure = Figure(figsize=(WIDTH, height))
+        axes = figure.add_axes((0.8 / WIDTH, below / height, 1 - 1.0 / WIDTH, 1 - (below + 0.45) / height))
         axes.set_title(title, parse_math=False, fontsize=11)
         yield axes
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Title": title})
@@ -113,7 +115,7 @@ def loss_svg(release: Release) -> bytes:
     """Mean KL divergence (log scale, ± 1 standard error) over file size, one series per engine; a line joins the files that no
     smaller one beats."""
     series, out, best = _series(release), io.BytesIO(), {_name(level) for level in compare.pareto(release)}
-    with _drawing(out, 8, 5.2, f"{_model(release)}: file size and divergence from the reference") as axes:
+    with _drawing(out, 4.8, f"{_model(release)}: file size and divergence from the reference") as axes:
         _scatter(axes, series)
         line = sorted(point for point in next(iter(series.values())) if point.level in best)
         axes.plot([p.size for p in line], [p.y for p in line], color=SERIES[0][0], linewidth=0.8, alpha=0.6, zorder=1)
@@ -132,7 +134,7 @@ def _points(release: Release, engine: str, divisor: float) -> Iterator[Point]:
     for file in release.artifacts:
         kld = measured.get(file.level)
         if kld and math.isfinite(kld.value):
-            yield Point(file.size / divisor, _name(file.level), kld)
+            yield Point(file.size / divisor, _printable(_name(file.level)), kld)
 
 
 def _scatter(axes: Axes, series: dict[str, list[Point]]) -> None:
@@ -162,7 +164,7 @@ def _dress(axes: Axes, unit: str, legend: bool) -> None:
 
     axes.set_xlabel(f"File size, {unit} (log scale)")
     axes.set_ylabel("Mean KL divergence, nats per token (± 1 standard error)")
-    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
@@ -244,20 +246,35 @@ def _percent(release: Release, row: Measurement) -> tuple[float, float, float]:
 def levels_svg(release: Release) -> bytes:
     """The change of perplexity by level in percent, with its 95 % interval, and the band of the loss that is recommended."""
     rows, within, chosen, out = _ratios(release), 100 * release.within, compare.recommended(release), io.BytesIO()
-    with _drawing(out, 8, 1.3 + 0.27 * len(rows), f"{_model(release)}: loss by level") as axes:
-        axes.axvspan(-within, within, color=SERIES[2][0], alpha=0.15, linewidth=0)
-        axes.axvline(0, color=INK, linewidth=0.8)
+    with _drawing(out, 1.3 + 0.27 * len(rows), f"{_model(release)}: loss by level") as axes:
         spans = [_percent(release, row) for row in rows]
+        _percents(axes, [end for span in spans for end in span], within)
+        axes.axvspan(axes.get_xlim()[0], within, color=SERIES[2][0], alpha=0.15, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=0.8)
         for place, (low, value, high) in enumerate(spans):
             picked = bool(chosen and chosen.file and chosen.file.level == rows[place].level)
             axes.plot([low, high], [place, place], color=SERIES[0][0], linewidth=1.5, solid_capstyle="butt")
             axes.plot([value], [place], marker="o", color=SERIES[0][0], markersize=8 if picked else 5)
         _rows(axes, [row.level for row in rows])
-        if max(abs(end) for span in spans for end in span) > 10 * within:
-            axes.set_xscale("symlog", linthresh=within)
-        axes.set_xlabel(f"Perplexity against the reference's, with 95 % interval (band: within {within:g} %)")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
+        axes.set_xlabel(f"Perplexity against the reference's, with 95 % interval (green: within {within:g} %)")
     return out.getvalue()
+
+
+def _percents(axes: Axes, ends: list[float], within: float) -> None:
+    """An axis of percent from the lowest to the highest of `ends`, which is logarithmic beyond `within` where they go far."""
+    from matplotlib.ticker import NullLocator
+
+    low, high = min(*ends, 0.0), max(*ends, 1.2 * within)
+    if max(high, -low) > 10 * within:
+        axes.set_xscale("symlog", linthresh=within)
+        axes.set_xlim(min(1.3 * low, -0.3 * within), 1.3 * high)
+        first, last = axes.get_xlim()
+        axes.set_xticks([tick for tick in (-within, 0, within, *TICKS) if first <= tick <= last and not 0 < tick < within])
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        room = 0.06 * (high - low)
+        axes.set_xlim(low - room, high + room)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
 
 
 def _rows(axes: Axes, levels: list[str]) -> None:
@@ -278,7 +295,7 @@ def bytes_svg(release: Release) -> bytes:
     files, out, (unit, divisor) = [file for file in release.artifacts if file.groups], io.BytesIO(), _unit(release)
     names = list(dict.fromkeys(name for file in files for name in file.groups))
     names.sort(key="other".__eq__)
-    with _drawing(out, 8, 1.65 + 0.27 * len(files), f"{_model(release)}: what takes the bytes", 0.85) as axes:
+    with _drawing(out, 1.65 + 0.27 * len(files), f"{_model(release)}: what takes the bytes", 0.85) as axes:
         left = np.zeros(len(files))
         for name, colour in zip(names, PALETTE, strict=False):
             sizes = np.array([file.groups.get(name, 0) / divisor for file in files])
@@ -292,8 +309,11 @@ def bytes_svg(release: Release) -> bytes:
 
 def _legend(axes: Axes) -> None:
     """Colours and names in a line below the axis' title."""
-    height = axes.get_position().height * axes.figure.get_size_inches()[1]
-    legend = axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.45 / height), ncols=len(PALETTE))
+    inches = axes.bbox.height / 72
+    place = (0.45, -0.42 / inches)
+    legend = axes.legend(
+        frameon=False, loc="upper center", bbox_to_anchor=place, ncols=len(PALETTE), handlelength=1, columnspacing=1.2
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
 

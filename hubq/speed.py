@@ -76,7 +76,7 @@ def _run(module: ModuleType, path: Path, ids: np.ndarray, tokens: int, repeats: 
             found["generation"] = _spread(lambda: _generate(player, begin), len(begin), repeats)
             played = len(begin) * found["generation"]["count"]
             found["cpu"] = (time.process_time() - busy) / played
-            found["energy"] = _used(spent, energy()) / played if spent else None
+            found["energy"] = used(spent, energy()) / played if spent else None
     facts = {"engine": module.RUNTIME, "threads": cores(), "load": load, "memory": _peak() - before}
     return {**facts, **found, "prompt_tokens": len(ids), "generated_tokens": min(tokens, len(ids))}
 
@@ -109,7 +109,7 @@ def energy(root: Path = Path("/sys/class/powercap")) -> dict[Path, tuple[float, 
     return found
 
 
-def _used(before: dict[Path, tuple[float, float]], after: dict[Path, tuple[float, float]]) -> float:
+def used(before: dict[Path, tuple[float, float]], after: dict[Path, tuple[float, float]]) -> float:
     """Joules between two readings; a counter that has gone down has begun anew."""
     return sum(after[zone][0] - used + (most if after[zone][0] < used else 0) for zone, (used, most) in before.items())
 

@@ -219,7 +219,8 @@ def _artifact(facts: Mapping[str, Any], folder: Path) -> Artifact:
 
 def _measurement(facts: Mapping[str, Any]) -> Measurement:
     values = {name: Estimate(**value) for name, value in facts["values"].items()}
-    return Measurement(facts["level"], facts["engine"], values)
+    per_window = {name: tuple(means) for name, means in facts["per_window"].items()}
+    return Measurement(**{**facts, "values": values, "per_window": per_window})
 
 
 def _speed(facts: Mapping[str, Any]) -> Speed:

@@ -72,7 +72,8 @@ def run(request: Request) -> tuple[release.Result, Told]:
 def test_a_folder_release_holds_files_card_record_and_plot(request_: Request) -> None:
     result, told = run(request_)
     folder = Path(str(result.target))
-    names = {"README.md", "release.json", "loss.svg", "SHA256SUMS", "Tiny-Llama-Q8_0.gguf", "Tiny-Llama-Q4_K_M.gguf"}
+    names = {"README.md", "release.json", "SHA256SUMS", "Tiny-Llama-Q8_0.gguf", "Tiny-Llama-Q4_K_M.gguf"}
+    names |= {"loss.svg", "levels.svg", "bytes.svg"}
     assert {path.name for path in folder.iterdir()} == names
     record = json.loads((folder / "release.json").read_bytes())
     for entry in record["files"]:
@@ -95,6 +96,47 @@ def test_a_second_run_does_nothing_and_changes_nothing(request_: Request) -> Non
     assert told.did("build") == told.did("measure") == told.did("push") == []
     assert second.commit == first.commit
     assert {path.name: path.stat().st_mtime_ns for path in Path(str(first.target)).iterdir()} == before
+
+
+def test_the_groups_of_tensors_add_up_to_the_file_but_for_its_header(request_: Request) -> None:
+    result, _ = run(replace(request_, text=None))
+    for file in result.release.artifacts:
+        (path,) = Path(str(result.target)).glob(f"*{file.level.partition(':')[2]}.gguf")
+        tensors = GGUFReader(path).tensors
+        assert sum(file.groups.values()) == sum(tensor.n_bytes for tensor in tensors)
+        attention = sum(tensor.n_bytes for tensor in tensors if "attn_" in tensor.name and len(tensor.shape) > 1)
+        assert attention == file.groups["attention"] > 0
+
+
+def test_files_are_measured_until_it_is_precise_and_later_levels_join(request_: Request) -> None:
+    assert request_.text
+    request_ = replace(request_, text=replace(request_.text, windows=60, length=64, precision=0.02))
+    coarse, told = run(replace(request_, levels=parse_levels("q2_k")))
+    fine, _ = run(replace(request_, levels=parse_levels("q8_0")))
+    rows = {(row.level, row.engine): row for row in fine.release.measurements}
+    scored = {pair: row.tokens // 31 for pair, row in rows.items()}
+    assert scored["gguf:Q8_0", "llama.cpp"] == 16 <= scored["gguf:Q2_K", "llama.cpp"] <= 60
+    assert scored["reference", "transformers"] == max(scored.values())  # that of the run that went farther
+    assert rows["gguf:Q2_K", "weights"] == next(row for row in coarse.release.measurements if row.engine == "weights")
+    again, told = run(replace(request_, levels=parse_levels("q8_0,q2_k")))
+    assert told.did("measure") == [] and again.commit == fine.commit
+
+
+def test_the_floor_is_the_source_in_sixteen_bits(request_: Request) -> None:
+    result, _ = run(replace(request_, floor=True, levels=parse_levels("q8_0")))
+    floor = next(row for row in result.release.measurements if row.level == "floor")
+    assert floor.engine == "transformers, bfloat16" and 0 < floor.values["kld"].value < 0.01
+    again, told = run(replace(request_, floor=True, levels=parse_levels("q8_0,q4_k_m")))
+    assert not any(label.startswith("floor") for label in told.did("measure"))
+    assert sum(row.level == "floor" for row in again.release.measurements) == 1
+
+
+def test_what_is_kept_of_the_reference_may_lie_on_disk(request_: Request) -> None:
+    memory, _ = run(request_)
+    disk, _ = run(replace(request_, store=Store(request_.store.root.parent / "other"), logits=1 << 30, logits_on_disk=True))
+    assert disk.release.measurements == memory.release.measurements
+    with pytest.raises(HubqError, match="--logits-budget asks for"):
+        run(replace(request_, store=Store(request_.store.root.parent / "third"), logits=1 << 60, logits_on_disk=True))
 
 
 def test_speeds_are_measured_once_and_stay_when_levels_come_later(request_: Request) -> None:

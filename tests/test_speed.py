@@ -13,7 +13,7 @@ from formats.onnx import small
 from hubq.errors import HubqError
 from hubq.formats import open_format
 from hubq.nouns import Artifact
-from hubq.speed import speed
+from hubq.speed import energy, speed, used
 from hubq.store import Store
 
 IDS = np.arange(1, 41)
@@ -48,6 +48,24 @@ def test_a_file_is_timed(files: dict[str, Artifact], kind: str) -> None:
         assert found.generation is not None
         assert found.cpu is not None
         assert found.cpu > 0
+
+
+def counter(folder: Path, name: str, used: int) -> None:
+    """A zone of Linux's powercap with a counter in microjoules that ends at 1000 J."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in {"name": name, "energy_uj": str(used), "max_energy_range_uj": "1000000000"}.items():
+        (folder / file).write_text(content + "\n")
+
+
+def test_joules_are_those_of_the_packages_and_counters_may_begin_anew(tmp_path: Path) -> None:
+    counter(tmp_path / "intel-rapl:0", "package-0", 998_000_000)
+    counter(tmp_path / "intel-rapl:1", "package-1", 5_000_000)
+    counter(tmp_path / "intel-rapl:0:0", "dram", 7_000_000)
+    before = energy(tmp_path)
+    counter(tmp_path / "intel-rapl:0", "package-0", 1_000_000)
+    counter(tmp_path / "intel-rapl:1", "package-1", 9_500_000)
+    assert used(before, energy(tmp_path)) == pytest.approx(3 + 4.5)
+    assert energy(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize(("kind", "room"), [("gguf", 256), ("onnx", 64)])

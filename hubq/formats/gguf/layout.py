@@ -122,11 +122,11 @@ def _bytes(tensor: Tensor, chosen: Recipe) -> int:
 # parts of a tensor's name -> what it belongs to; the first that fits counts
 GROUPS = (
     ("token_embd", "embeddings"),
-    ("output.weight", "output"),
     ("_exps", "experts"),
     ("ffn", "feed-forward"),
     ("attn", "attention"),
     ("ssm", "state space"),
+    ("output.weight", "output"),
 )
 
 
