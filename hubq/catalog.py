@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from hubq import compare
 from hubq.cards import Card, formats
-from hubq.formats import open_format
 from hubq.metrics import METRICS, Metric
 from hubq.nouns import Artifact, Estimate, EvalSet, Measurement, Release
 from hubq.record import facts, place, plain
@@ -20,7 +20,7 @@ from hubq.source import HUB_ID
 from hubq.tasks import task_of
 
 SCHEMA = 1  # raised when a key changes its meaning or goes
-LOSSES = ("kld", "label_kld", "cosine", "ranking")  # the metric that tells most, one of each kind of task
+LOSSES = (*compare.STRAY, "ranking")  # the metric that tells most, one of each kind of task
 
 
 class Measure(NamedTuple):
@@ -69,7 +69,7 @@ def _reference_facts(row: Measurement) -> dict[str, Any]:
 def _file_facts(release: Release, file: Artifact, measures: Sequence[Measure]) -> dict[str, Any]:
     measure = _measure(release)
     engines = {row.engine: row for row in release.measurements if row.level == file.level}
-    row = engines.get(engine(release))
+    row, chosen = engines.get(engine(release)), compare.recommended(release)
     loss = row.values.get(measure.metric) if measure and row else None
     if loss is None or not math.isfinite(loss.value):
         measure = loss = None
@@ -83,6 +83,7 @@ def _file_facts(release: Release, file: Artifact, measures: Sequence[Measure]) -
         "url": _page(release.target, "blob", "main", *path.split("/")),
         "measure": measures.index(measure) if measure else None,
         "loss": _estimate(loss) if loss else None,
+        "recommended": bool(chosen and chosen.file == file),
         "metrics": {plain(name): estimates(row) for name, row in sorted(engines.items())},
     }
 
@@ -97,11 +98,8 @@ def _measure(release: Release) -> Measure | None:
 
 
 def engine(release: Release) -> str:
-    """The engine whose numbers are shown: the one that users run, else the first that measured files; empty if none did."""
-    levels = {file.level for file in release.artifacts}
-    found = {row.engine for row in release.measurements if row.level in levels}
-    runtimes = {open_format(name).RUNTIME for name in formats(release)}
-    return min(runtimes & found or found, default="")
+    """The engine whose numbers are shown: of those that measured files the one that users run; empty if none did."""
+    return next(iter(compare.engines(release)), "")
 
 
 def rows(release: Release, engine: str) -> list[Measurement]:
@@ -154,7 +152,13 @@ def _text_facts(text: EvalSet | None) -> dict[str, Any] | None:
     if text is None:
         return None
     named = {name: plain(value) if value is not None else None for name, value in _named(text).items()}
-    return named | {"windows": text.windows, "available": text.available, "length": text.length, "unit": text.unit}
+    return named | {
+        "windows": text.windows,
+        "available": text.available,
+        "length": text.length,
+        "unit": text.unit,
+        "precision": text.precision,
+    }
 
 
 def _named(text: EvalSet) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from hubq import card
+from hubq import card, compare
 from hubq.cards import Card, read_cards, usage
 from hubq.catalog import catalog, engine, estimates, others, rows, text_of, unit
 from hubq.disk import sync
@@ -109,6 +109,7 @@ def _model_page(release: Release, model: Mapping[str, Any], made: Mapping[str, b
         "ways": {way: [metric.title for metric in metrics if metric.better == way] for way in ways},
         "text": text_of(release.evalset) if release.evalset else "",
         "references": list(_references(release, metrics)),
+        "alike": [[plain(level.partition(":")[2]) for level in pair] for pair in compare.alike(release)],
         "files": list(_picks(release, model, metrics)),
         "pace": _pace(release),
         "plots": list(_plots(made)),

@@ -45,8 +45,9 @@ def files(model: str, weights: int, bits: dict[str, float]) -> tuple[Artifact, .
     return tuple(made)
 
 
-def measured(level: str, engine: str, **values: tuple[float, float]) -> Measurement:
-    return Measurement(level, engine, {name: Estimate(*found, 3060) for name, found in values.items()})
+def measured(level: str, engine: str, per_window: dict[str, tuple[float, ...]] | None = None, **values: Any) -> Measurement:
+    """What was measured: metric -> value and standard error."""
+    return Measurement(level, engine, {name: Estimate(*found, 3060) for name, found in values.items()}, per_window or {})
 
 
 def model(repo: str, architecture: str, weights: int, klds: dict[str, tuple[float, float]], **changes: Any) -> Release:
@@ -61,6 +62,9 @@ def model(repo: str, architecture: str, weights: int, klds: dict[str, tuple[floa
                 kld=(factor * kld, kld / 20),
                 ppl_ratio=(1 + factor * kld, kld / 10),
                 top1=(1 - kld**0.5 / 2, 0.004),
+                per_window={
+                    name: tuple(factor * kld * (0.9 + 0.02 * n) for n in range(12)) for name in ("kld", "ln_ppl_ratio")
+                },
             )
             for level, (_, kld) in klds.items()
         ]

@@ -39,3 +39,8 @@ def test_texts_of_one_name_are_two_measures() -> None:
     assert labels == {f"{named} 17171717", f"{named} 99999999"}
     again = catalog([Card("a", one), Card("b", replace(one, architecture="Other"))])
     assert [measure["label"] for measure in again["measures"]] == ["Mean KLD · llama.cpp · wikitext"]
+
+
+def test_the_recommended_file_is_the_one_of_the_card() -> None:
+    told = catalog([Card("one", CARDS["Qwen3-0.6B"])])
+    assert [file["level"] for file in told["models"][0]["files"] if file["recommended"]] == ["gguf:Q5_K_M"]
