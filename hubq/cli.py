@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -504,6 +504,68 @@ def store_prune(
             for entry in gone if not dry_run else []:
                 opened.remove(entry)
         show_store(opened.root, gone, as_json, "would be deleted" if dry_run else "deleted")
+
+
+cards = typer.Typer(help="A folder of cards: check them, and browse them as a site.", no_args_is_help=True)
+app.add_typer(cards, name="cards")
+Cards = Annotated[Path, typer.Option("--cards", help="The folder of cards, one folder with a release.json per model.")]
+
+
+@cards.command("build")
+def cards_build(
+    folder: Cards = Path("cards"),
+    out: Annotated[Path, typer.Option(help="Where to: a new folder, or one that holds an older site.")] = Path("site"),
+    as_json: Json = False,
+) -> None:
+    """Make a static site of them: a table of all files, a page per model, and cards.json with the same data."""
+    with _answering(as_json):
+        from hubq.site import build
+        from hubq.ui_show import show_site
+
+        show_site(out, build(folder, out), as_json)
+
+
+@cards.command("serve")
+def cards_serve(
+    folder: Cards = Path("cards"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
+    as_json: Json = False,
+) -> None:
+    """Show the site on this machine alone, until Ctrl-C, which ends it with exit code 0."""
+    with _answering(as_json):
+        from hubq.site import serving
+        from hubq.ui_show import show_address
+
+        with serving(folder, port) as server, suppress(KeyboardInterrupt):
+            show_address(server.server_port, as_json)
+            server.serve_forever()
+
+
+@cards.command("check")
+def cards_check(folder: Cards = Path("cards"), as_json: Json = False) -> None:
+    """Check that every README.md and plot follows from its release.json; exit code 3 where one does not."""
+    with _answering(as_json):
+        from hubq.cards import check, read_cards
+        from hubq.ui_show import show_followed
+
+        found = [fact for known in read_cards(folder) for fact in check(folder / known.folder, known)]
+        show_followed(folder, found, as_json)
+        if any(fact.state != "current" for fact in found):
+            raise typer.Exit(3)
+
+
+@app.command()
+def card(
+    path: Annotated[Path, typer.Argument(help="A folder that holds a release.json, or that file.")],
+    as_json: Json = False,
+) -> None:
+    """Write README.md and plots again from a release.json; only what changed."""
+    with _answering(as_json):
+        from hubq.cards import read_release, render
+        from hubq.ui_show import show_rendered
+
+        folder = path if path.is_dir() else path.parent
+        show_rendered(folder, render(folder, read_release(path)), as_json)
 
 
 env = typer.Typer(help="The private environments that ONNX files are exported in.", no_args_is_help=True)

@@ -1,4 +1,4 @@
-"""What both the work store and a folder hub need of the disk."""
+"""What the work store, a folder hub and the folder of cards need of the disk."""
 
 from __future__ import annotations
 
@@ -15,3 +15,14 @@ def sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a file in its place whole or not at all: written aside, fsynced, renamed."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    sync(path.parent)

@@ -5,6 +5,8 @@ Whatever comes out of a file is shown with its control characters escaped and is
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from hubq.ui import make_console, make_table, print_json, size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hubq.cards import Found
     from hubq.formats.gguf.arch import Family
     from hubq.formats.gguf.audit import Report
     from hubq.store import Entry
@@ -192,3 +195,52 @@ def show_families(families: Mapping[str, Family], as_json: bool) -> None:
 def _level(group: str, level: Level) -> dict[str, Any]:
     facts = {"id": level.id, "group": group, "bits": level.bits}
     return facts | {"needs_matrix": level.needs_matrix, "summary": level.summary}
+
+
+def show_site(out: Path, facts: Mapping[str, Any], as_json: bool) -> None:
+    """Where a site is, and of how much."""
+    counts = {"models": len(facts["models"]), "files": sum(len(model["files"]) for model in facts["models"])}
+    if as_json:
+        print_json({"site": str(out), **counts})
+        return
+    told = ", ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in counts.items())
+    make_console(stderr=False).print(f"site      {out} ({told})", soft_wrap=True)
+
+
+def show_address(port: int, as_json: bool) -> None:
+    """Where a site is served; at once, since the command goes on."""
+    address = f"http://127.0.0.1:{port}/"
+    if as_json:
+        print_json({"address": address})
+    else:
+        make_console(stderr=False).print(f"serving   {address}  (Ctrl-C ends it)", soft_wrap=True)
+    sys.stdout.flush()
+
+
+def show_followed(folder: Path, found: Sequence[Found], as_json: bool) -> None:
+    """Which files of cards do not follow from their release.json, and what to do."""
+    wrong = [fact for fact in found if fact.state != "current"]
+    if as_json:
+        files = [{"card": fact.folder, "file": fact.name, "state": fact.state, "note": fact.note} for fact in found]
+        print_json({"files": files}, "failed" if wrong else "ok")
+        return
+    console = make_console(stderr=False)
+    for fact in wrong:
+        note = f" ({fact.note})" if fact.note else ""
+        console.print(f"{fact.state:9s} {folder / fact.folder / fact.name}{note}", soft_wrap=True)
+    counted = f"{len(found) - len(wrong)} of {len(found)} files follow from their release.json"
+    console.print(counted, soft_wrap=True)
+    for name in dict.fromkeys(fact.folder for fact in wrong):
+        console.print(f"hint: hubq card {shlex.quote(str(folder / name))}", soft_wrap=True)
+
+
+def show_rendered(folder: Path, changed: Sequence[str], as_json: bool) -> None:
+    """Which files of a card were written."""
+    if as_json:
+        print_json({"folder": str(folder), "changed": list(changed)})
+        return
+    console = make_console(stderr=False)
+    for name in changed:
+        console.print(f"wrote     {folder / name}", soft_wrap=True)
+    if not changed:
+        console.print(f"unchanged {folder}", soft_wrap=True)

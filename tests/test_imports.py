@@ -21,7 +21,9 @@ hubq.__main__
 hubq.cli
 hubq.ui_show
 hubq.ui hubq.doctor
-hubq.release hubq.verify
+hubq.release hubq.verify hubq.site
+hubq.catalog
+hubq.cards
 hubq.plan hubq.deliver
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot hubq.samples
@@ -43,7 +45,7 @@ HOMES = {
     "filelock": "hubq.store hubq.sealed",
     "gguf": "hubq.formats.gguf",
     "huggingface_hub": "hubq.hub",
-    "jinja2": "hubq.card hubq.formats.gguf.render",
+    "jinja2": "hubq.card hubq.site hubq.formats.gguf.render",
     "llvmlite": "hubq.formats.gguf.encode.vectors",
     "llama_cpp": "hubq.formats.gguf.engine",
     "matplotlib": "hubq.plot",
