@@ -79,7 +79,7 @@ class Level:
     """One way of storing weights, written `format:name` everywhere: `gguf:Q4_K_M`.
 
     `bits` are the nominal bits per weight; `needs_matrix` says whether it is made with an importance matrix only, `special`
-    whether it suits models of one kind only.
+    whether it is made only if it is named: most suit models of one kind only.
     """
 
     id: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -265,6 +265,13 @@ def file_name(model: str, level: Level) -> str:
     return f"{model}-{level.name}.gguf"
 
 
+def refused(paths: Collection[str], files: Mapping[str, str]) -> list[str]:
+    """Which tags would load another file than they name; see names.refused."""
+    from hubq.formats.gguf.names import refused
+
+    return refused(paths, files)
+
+
 def engines(source: Source) -> tuple[str, ...]:
     """The engines that can run here and suit a source: without a checkpoint there is none to decode weights into."""
     from hubq.formats.gguf.engine import available
@@ -350,6 +357,7 @@ __all__ = [
     "player",
     "probe_text",
     "read_imatrix",
+    "refused",
     "tokenize",
     "towers",
     "usage",

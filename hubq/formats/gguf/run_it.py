@@ -1,8 +1,4 @@
-"""The "Run it" part of a GGUF card.
-
-Names of files follow `{Model}-{LEVEL}.gguf`. llama.cpp (common/download.cpp, `find_best_model`) takes the first listed file in
-which `TAG[.-]` occurs anywhere, in any case; so `:F16` finds `M-BF16.gguf`, and such a file has to be named in full.
-"""
+"""The "Run it" part of a GGUF card. Files go by their levels as tags, which lead to them, see names.py."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import re
 import shlex
 from urllib.parse import quote
 
+from hubq.formats.gguf import names
 from hubq.nouns import Artifact, Release
 from hubq.source import HUB_ID
 from hubq.tasks import task_of
@@ -90,18 +87,10 @@ def _cli(release: Release, model: str) -> str:
 
 def _found_by_tag(release: Release, file: Artifact) -> bool:
     """Whether `target:LEVEL` leads to this file and no other."""
-    pattern = re.compile(re.escape(_level(file)) + "[.-]", re.IGNORECASE)
-    hits = sorted(other.path.name for other in release.artifacts if pattern.search(other.path.name))
-    return hits[:1] == [file.path.name]
+    return names.by_llama_cpp([other.path.name for other in release.artifacts], _level(file)) == file.path.name
 
 
 def _tags(release: Release) -> str:
-    """Which tag, or else which file name, leads to each file."""
-    named = [file for file in release.artifacts if not _found_by_tag(release, file)]
-    tags = ", ".join(f"`{_level(file)}`" for file in release.artifacts if file not in named)
-    text = f"The tag behind the colon picks the file: {tags}." if tags else ""
-    if not named:
-        return text
-    levels = ", ".join(f"`{_level(file)}`" for file in named)
-    lines = [f"llama-cli -hf {release.target} --hf-file {shlex.quote(file.path.name)}" for file in named]
-    return (text + "\n\n" + _block(f"The tag {levels} would lead to another file; name the file instead", *lines)).strip()
+    """The tags that lead to files."""
+    tags = [f"`{_level(file)}`" for file in release.artifacts if _found_by_tag(release, file)]
+    return f"The tag behind the colon picks the file: {', '.join(tags)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -351,6 +351,11 @@ def file_name(model: str, level: Level) -> str:
     return file_name(level.name)
 
 
+def refused(paths: Collection[str], files: Mapping[str, str]) -> list[str]:
+    """Nothing: every level has a name of its own, by which it is asked for."""
+    return []
+
+
 def beside(source: Source, release: Release) -> dict[str, bytes]:
     """The small files that a repository of ONNX files needs: config, tokenizer, settings of generation."""
     from hubq.formats.onnx.repository import beside
@@ -421,6 +426,7 @@ __all__ = [
     "player",
     "probe_text",
     "read_imatrix",
+    "refused",
     "usage",
     "versions",
     "with_imatrix",
