@@ -302,6 +302,9 @@ class Release:
     `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed;
     `inputs` are the source's files that were read; `environment` is the SHA-256 of the names and versions of all packages that
     were installed. `within` is the loss of PPL up to which a file is recommended (0.02: two percent more than the reference's).
+    `card` is the front matter of the source's, and what hubq found of the source besides: whether it has a
+    `chat_template`, how its vectors are pooled (`pooling`), and under `ollama` whether that template in Ollama's form is
+    "known" to the Hub, "made" by hubq, or "unchecked".
     """
 
     source: str

@@ -35,7 +35,7 @@ def place(text: str, keep_id: bool = False) -> str:
 def facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What hubq keeps of a source's front matter, as short plain strings: whether it chats, its task, languages and licence."""
     kept: dict[str, Any] = {"chat_template": bool(card.get("chat_template"))}
-    for name in ("pipeline_tag", "license", "license_name", "license_link", "pooling"):
+    for name in ("pipeline_tag", "license", "license_name", "license_link", "pooling", "ollama"):
         if isinstance(card.get(name), str) and plain(card[name]):
             kept[name] = plain(card[name])[:200]
     language = card.get("language")

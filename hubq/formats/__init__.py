@@ -19,6 +19,8 @@ RUNTIME: str                                              # the engine that user
 player(path, count)                                       # context manager: a speed.Player in that engine
 probe_text() -> str                                       # a short text to check logits on
 check(artifacts, source, text, measurements, unmeasured) -> tuple[Check, ...]    # the parity gate: files against their source
+beside(plan, source, release) -> dict[str, bytes]         # the small files of a repository
+ollama(plan) -> str                                       # what becomes of the chat template in Ollama, see Release.card
 usage(release) -> str                                     # the "Run it" part of the card
 VERSION: int                                              # raised when the same input gives other bytes
 """

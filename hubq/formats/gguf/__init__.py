@@ -231,9 +231,18 @@ def intermediate(plan: Plan, level: str) -> dict[str, Any]:
     return {}
 
 
-def beside(source: Source, release: Release) -> dict[str, bytes]:
-    """No files: a GGUF holds all that it needs."""
-    return {}
+def beside(plan: Plan, source: Source, release: Release) -> dict[str, bytes]:
+    """What Ollama needs besides a GGUF, where the Hub does not know it; see chat.files."""
+    from hubq.formats.gguf.chat import files
+
+    return files(plan.blueprint.header().metadata)
+
+
+def ollama(plan: Plan) -> str:
+    """What becomes of the chat template in Ollama; see chat.judge."""
+    from hubq.formats.gguf.chat import judge
+
+    return judge(plan.blueprint.header().metadata)
 
 
 def versions(plan: Plan) -> dict[str, str]:

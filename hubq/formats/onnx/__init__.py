@@ -356,7 +356,12 @@ def refused(paths: Collection[str], files: Mapping[str, str]) -> list[str]:
     return []
 
 
-def beside(source: Source, release: Release) -> dict[str, bytes]:
+def ollama(plan: Plan) -> str:
+    """Nothing: Ollama runs no ONNX files."""
+    return ""
+
+
+def beside(plan: Plan, source: Source, release: Release) -> dict[str, bytes]:
     """The small files that a repository of ONNX files needs: config, tokenizer, settings of generation."""
     from hubq.formats.onnx.repository import beside
 
@@ -422,6 +427,7 @@ __all__ = [
     "intermediate",
     "load",
     "make_intermediate",
+    "ollama",
     "plan",
     "player",
     "probe_text",
