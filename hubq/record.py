@@ -66,6 +66,7 @@ def record(release: Release) -> dict[str, Any]:
         "inputs": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in release.inputs],
         "environment": release.environment,
         "within": release.within,
+        "cache": asdict(release.cache) if release.cache else None,
     }
 
 
@@ -224,6 +225,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "inputs": raw.get("inputs", []),
         "environment": raw.get("environment", ""),
         "within": raw.get("within", 0.02),
+        "cache": raw.get("cache"),
     }
 
 

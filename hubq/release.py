@@ -382,6 +382,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         origin=planned.origin,
         inputs=source.files,
         environment=_environment(),
+        cache=planned.format.cache(planned.blueprint),
     )
 
 

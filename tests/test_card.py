@@ -414,7 +414,7 @@ def test_release_json_has_a_fixed_order():
     data = json.loads(card.release_json(make()))
     order = (
         "schema source architecture weights target card files evalset measurements versions machine command imatrices checks"
-        " left_out origin speeds inputs environment within"
+        " left_out origin speeds inputs environment within cache"
     )
     assert list(data) == order.split()
     shuffled = replace(make(), versions={"transformers": "5.17.0", "hubq": "0.1.0", "gguf": "0.19.0"})

@@ -17,6 +17,11 @@ AGREED = {
     "file_name": ["model", "level"],
     "engines": ["source"],
     "load": ["artifact", "source", "engine", "task"],
+    "refused": ["paths", "files"],
+    "beside": ["plan", "source", "release"],
+    "ollama": ["plan"],
+    "cache": ["plan"],
+    "command": ["release", "file", "context"],
     "usage": ["release"],
 }
 

@@ -21,6 +21,8 @@ probe_text() -> str                                       # a short text to chec
 check(artifacts, source, text, measurements, unmeasured) -> tuple[Check, ...]    # the parity gate: files against their source
 beside(plan, source, release) -> dict[str, bytes]         # the small files of a repository
 ollama(plan) -> str                                       # what becomes of the chat template in Ollama, see Release.card
+cache(plan) -> Cache | None                               # what running a file takes besides it
+command(release, file, context) -> str                    # runs a file of the release in a context of so many tokens
 usage(release) -> str                                     # the "Run it" part of the card
 VERSION: int                                              # raised when the same input gives other bytes
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf.levels import ALIASES, LEVELS
-from hubq.nouns import Artifact, Check, Level, Measurement, Release, Snapshot, Source
+from hubq.nouns import Artifact, Cache, Check, Level, Measurement, Release, Snapshot, Source
 
 if TYPE_CHECKING:
     from hubq.calibrate import Activation
@@ -332,6 +332,20 @@ def check(
     return check(artifacts, source, text, measurements, unmeasured)
 
 
+def cache(plan: Plan) -> Cache | None:
+    """What llama.cpp keeps and computes with; see cache.cache."""
+    from hubq.formats.gguf.kept import cache
+
+    return cache(plan.blueprint.header().metadata)
+
+
+def command(release: Release, file: Artifact, context: int) -> str:
+    """How to run one file in llama.cpp."""
+    from hubq.formats.gguf.run_it import command
+
+    return command(release, file, context)
+
+
 def usage(release: Release) -> str:
     """How to run the files, in Markdown."""
     from hubq.formats.gguf.run_it import usage
@@ -345,11 +359,14 @@ __all__ = [
     "RUNTIME",
     "VERSION",
     "Plan",
+    "beside",
     "build",
+    "cache",
     "calibrated",
     "check",
     "check_kind",
     "choose_source",
+    "command",
     "converted_source",
     "converter",
     "converter_files",
@@ -362,6 +379,7 @@ __all__ = [
     "load",
     "load_source",
     "local_parts",
+    "ollama",
     "plan",
     "player",
     "probe_text",

@@ -55,6 +55,20 @@ def usage(release: Release) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def command(release: Release, file: Artifact, context: int) -> str:
+    """The line that runs one file in llama.cpp, in a context of so many tokens."""
+    remote = HUB_ID.fullmatch(release.target)
+    model = _remote_model(release, file) if remote else f"-m {shlex.quote(file.path.name)}"
+    return _CLOSED.sub(" ", f"{_llama_cpp(release, model)[0]} -c {context}")
+
+
+def _remote_model(release: Release, file: Artifact) -> str:
+    """How llama.cpp is told to fetch a file."""
+    if _found_by_tag(release, file):
+        return f"-hf {release.target}:{_level(file)}"
+    return f"-hf {release.target} --hf-file {shlex.quote(file.path.name)}"
+
+
 def _first(release: Release) -> Artifact:
     """Q4_K_M, which llama.cpp and Ollama take when no tag is given, else the smallest file."""
     named = [file for file in release.artifacts if _level(file) == "Q4_K_M"]
@@ -72,14 +86,12 @@ def _block(title: str, *lines: str, language: str = "sh") -> str:
 
 def _remote(release: Release, file: Artifact) -> list[str]:
     target, name, level = release.target, file.path.name, _level(file)
-    if _found_by_tag(release, file):
-        hf, ollama = f"-hf {target}:{level}", f"hf.co/{target}:{level}"
-    else:
-        hf, ollama = f"-hf {target} --hf-file {shlex.quote(name)}", shlex.quote(f"hf.co/{target}:{name}")
+    tag = level if _found_by_tag(release, file) else name
+    ollama = shlex.quote(f"hf.co/{target}:{tag}")
     link = f"lmstudio://open_from_hf?model={target}&file={quote(name)}"
     whole = [] if file.parts else [_block("**Ollama**", f"ollama {'pull' if _embeds(release) else 'run'} {ollama}")]
     return [
-        _block(_LLAMA_CPP, *_llama_cpp(release, hf)),
+        _block(_LLAMA_CPP, *_llama_cpp(release, _remote_model(release, file))),
         *whole,
         *_chat(release, file),
         _block(

@@ -13,7 +13,7 @@ from hubq.errors import HubqError, MissingExtra, Unsupported, Usage
 from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
-from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
+from hubq.nouns import Artifact, Cache, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
 from hubq.store import joint_sha256, sha256
 from hubq.tasks import task_of
 
@@ -399,6 +399,18 @@ def check(
     return check(artifacts, source, text, measurements, unmeasured)
 
 
+def cache(plan: Plan) -> Cache | None:
+    """Nothing is known of it: what a runtime computes with depends on the prompt."""
+    return None
+
+
+def command(release: Release, file: Artifact, context: int) -> str:
+    """How to run one file, as on its card."""
+    from hubq.formats.onnx.repository import usage
+
+    return usage(replace(release, artifacts=(file,)))
+
+
 def usage(release: Release) -> str:
     """How to run the files, in Markdown."""
     from hubq.formats.onnx.repository import usage
@@ -416,10 +428,12 @@ __all__ = [
     "Plan",
     "beside",
     "build",
+    "cache",
     "calibrated",
     "check",
     "check_kind",
     "choose_source",
+    "command",
     "draw",
     "engines",
     "file_name",
