@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 from hubq.card import file_size
 from hubq.errors import BadSource, HubqError, Usage
@@ -72,13 +73,13 @@ def pick(release: Release, limit: int, context: int | None = None) -> Choice:
 
 def _losses(release: Release) -> tuple[str, dict[str, Estimate]]:
     """The metric that tells a release's losses, and these by level, all measured by one engine: that of users, if it did."""
-    formats = {file.level.partition(":")[0] for file in release.artifacts}
-    runtimes = {open_format(name).RUNTIME for name in formats}
-    for rows in ([row for row in release.measurements if (row.engine in runtimes) == ours] for ours in (True, False)):
-        for metric in LOSSES:
-            found = {row.level: row.values[metric] for row in rows if metric in row.values}
-            if found := {level: loss for level, loss in found.items() if math.isfinite(loss.value)}:
-                return metric, found
+    levels = {file.level for file in release.artifacts}
+    runtimes = {open_format(level.partition(":")[0]).RUNTIME for level in levels}
+    engines = sorted({row.engine for row in release.measurements}, key=lambda engine: (engine not in runtimes, engine))
+    for engine, metric in product(engines, LOSSES):
+        rows = [row for row in release.measurements if row.engine == engine and row.level in levels and metric in row.values]
+        if found := {row.level: row.values[metric] for row in rows if math.isfinite(row.values[metric].value)}:
+            return metric, found
     return "", {}
 
 

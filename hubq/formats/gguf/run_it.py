@@ -106,7 +106,7 @@ def _remote(release: Release, file: Artifact) -> list[str]:
 
 def _chat(release: Release, file: Artifact) -> list[str]:
     """What the reader should know of conversations in Ollama."""
-    return [_CHAT[found] for found in [release.card.get("ollama", "")] if found in _CHAT and not file.parts]
+    return [_CHAT[found] for found in [str(release.card.get("ollama"))] if found in _CHAT and not file.parts]
 
 
 def _python(release: Release, file: Artifact) -> list[str]:
