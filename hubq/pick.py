@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from hubq.card import file_size
-from hubq.errors import BadSource, HubqError, Usage
-from hubq.formats import open_format
+from hubq.errors import BadSource, HubqError, Unsupported, Usage
+from hubq.formats import FORMATS, open_format
 from hubq.hub import Hub
 from hubq.memory import USUAL, memory
 from hubq.metrics import METRICS
@@ -37,11 +37,14 @@ class Choice:
 
 
 def published(hub: Hub, repo: str, revision: str | None = None) -> Release:
-    """What a repository's release.json tells. Raises BadSource where there is none."""
+    """What a repository's release.json tells. Raises BadSource where there is none, Unsupported for formats of the future."""
     snapshot = hub.snapshot(repo, revision)
     if not snapshot.file("release.json"):
         raise BadSource(f"{repo} has no release.json: hubq did not publish it", "name a repository that hubq made")
-    return read_record(hub.read(snapshot, "release.json"))
+    release = read_record(hub.read(snapshot, "release.json"))
+    if other := [file.level for file in release.artifacts if file.level.partition(":")[0] not in FORMATS]:
+        raise Unsupported(f"this hubq knows no format of {other[0]}", "pip install --upgrade hubq")
+    return release
 
 
 def pick(release: Release, limit: int, context: int | None = None) -> Choice:

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 from hubq.errors import BadSource, HubqError, Unsupported
@@ -241,6 +241,8 @@ def _check(release: Release) -> None:
     for row in release.measurements:
         if any(len(means) < 2 or not all(map(math.isfinite, means)) for means in row.per_window.values()):
             raise ValueError(f"{row.level} has means of windows that are no numbers, or fewer than two")
+    if release.cache and min(astuple(release.cache)) < 0:
+        raise ValueError("cache has a number below zero")
     for matrix in release.imatrices:
         if not (_is_name(matrix.file) and SHA256.fullmatch(matrix.sha256)):
             raise ValueError(f"{matrix.file!r} is not the name of a file with a SHA-256")

@@ -107,6 +107,16 @@ def test_what_cannot_be(arguments: tuple[str, ...], code: int, message: str, tmp
     assert told.returncode == code and message in told.stderr and told.stdout == "" and "Traceback" not in told.stderr
 
 
+def test_a_record_of_others_is_read_with_care(tmp_path: Path) -> None:
+    document = json.loads(release_json(made()))
+    (tmp_path / "release.json").write_text(json.dumps(document | {"cache": document["cache"] | {"full": -1}}))
+    assert "release.json is damaged: cache has a number below zero" in run(str(tmp_path), "--ram", "8G").stderr
+    document["files"][0]["level"] = "exl9:4bit"
+    (tmp_path / "release.json").write_text(json.dumps(document))
+    told = run(str(tmp_path), "--ram", "8G")
+    assert told.returncode == 1 and "this hubq knows no format of exl9:4bit" in told.stderr and "Traceback" not in told.stderr
+
+
 def test_a_folder_that_hubq_did_not_publish(tmp_path: Path) -> None:
     told = run(str(tmp_path), "--ram", "8G")
     assert told.returncode == 1 and "has no release.json" in told.stderr and "hint:" in told.stderr

@@ -93,6 +93,14 @@ def test_the_cache_is_exact_and_computing_bounded(name: str, tmp_path: Path) -> 
     assert bool(found.window) == (found.windowed > 0)
 
 
+@pytest.mark.parametrize("name", ["gemma-2 of 46 layers", "gemma-3 of 62 layers", "cohere-2", "olmo-3", "exaone4-large"])
+def test_the_pattern_of_windows_where_a_file_names_none(name: str, tmp_path: Path) -> None:
+    path = build(make(VARIANTS[name], tmp_path / "Tiny"), tmp_path, ["BF16"])["BF16"].path
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"sliding_window_pattern", b"sliding_window_unknown"))
+    assert check(path, (4096,)).windowed and path.read_bytes() != data
+
+
 def test_every_architecture_is_shown() -> None:
     assert PLAIN | WINDOWED.keys() == FIRST.keys() | {"internlm2"}  # which transformers has no class for
 
