@@ -451,6 +451,29 @@ def verify(
             raise typer.Exit(3)
 
 
+@app.command()
+def pick(
+    repo: Annotated[str, typer.Argument(help="What hubq published: a Hub id with an optional @revision, or a folder.")],
+    ram: Annotated[str, typer.Option(help="The memory to fit into, as 500M or 8G, in decimal units.")],
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of context.", show_default="4096, or the model's if that is less")
+    ] = None,
+    hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which file of a release to take: the one that loses least of those that fit. Exit code 1 if none fits."""
+    with _answering(as_json):
+        from hubq.formats.gguf.split import parse_size
+        from hubq.pick import pick as choose
+        from hubq.pick import published
+        from hubq.plan import locate
+        from hubq.ui_show import show_choice
+
+        limit = parse_size(ram, "--ram")
+        found, name, revision, _ = locate(repo, None if Path(repo).is_dir() else hub)
+        show_choice(choose(published(found, name, revision), limit, context), as_json)
+
+
 store = typer.Typer(help="The work store: what earlier runs finished.", no_args_is_help=True)
 app.add_typer(store, name="store")
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Where finished work is kept (HUBQ_HOME).")]

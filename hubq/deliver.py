@@ -14,6 +14,7 @@ from types import ModuleType
 from hubq import card
 from hubq.compare import ENGINES
 from hubq.errors import HubError, Moved
+from hubq.formats.checks import check_names
 from hubq.hub import Hub
 from hubq.hub.files import same, sha256
 from hubq.nouns import REFERENCE, Release, Snapshot
@@ -49,13 +50,15 @@ def deliver(
 
     The levels in `delete` leave the card, and their files the repository. With `request` the commit goes into the pull request
     of that title. `sign` makes a signature of all files (path -> SHA-256); without it one that is outdated by this commit is
-    taken away. Raises HubError where somebody else changed a file of the payload to something else in the meantime.
+    taken away. Raises HubError where somebody else changed a file of the payload to something else in the meantime,
+    GateFailed where a name would lead to another file.
     """
     start = head = hub.head(repo, request)
     for left in reversed(range(TRIES)):
         before = read_record(hub.read(head, "release.json")) if head.file("release.json") else None
         gone = _places(before, head, delete) - payload.keys() if before else set()
         whole = in_order(without(merge(release, before, head) if before else release, delete), module)
+        _check_names(whole, {file.path for file in head.files} - gone | payload.keys(), module)
         files = card.files(whole, module.usage(whole))
         hashes = sums(whole, {**payload, **files}, head)
         files[SUMS] = checksums(hashes)
@@ -74,6 +77,11 @@ def deliver(
         head = hub.head(repo, request)
         _check_foreign(start, head, payload)
     raise AssertionError("unreachable")
+
+
+def _check_names(release: Release, paths: Collection[str], module: ModuleType) -> None:
+    """Raises GateFailed where a file of the release would be taken for another one of `paths`, or another one for it."""
+    check_names(module, paths, {file.files[0].path: file.level.partition(":")[2] for file in release.artifacts})
 
 
 def _places(before: Release, head: Snapshot, levels: Collection[str]) -> set[str]:

@@ -7,7 +7,7 @@
     ├── HubError                exit 1   the Hub refused, or what it sent does not match its listing
     │   └── Moved               exit 1   somebody else changed the repository during a push
     ├── MissingExtra            exit 1   a package is needed that is not installed
-    └── GateFailed              exit 3   a file is not what its source is, and was not pushed
+    └── GateFailed              exit 3   a file is not what its source or its name says, and was not pushed
 
 Ctrl-C leaves with 130. Every error says what is wrong and, in `hint`, what to do; a hint is a command where there is one.
 """
@@ -58,6 +58,6 @@ class MissingExtra(HubqError):
 
 
 class GateFailed(HubqError):
-    """The parity gate found that a file differs from its source; nothing was pushed."""
+    """A file differs from its source, or its name leads to another one; nothing was pushed."""
 
     exit_code = 3

@@ -79,7 +79,7 @@ class Level:
     """One way of storing weights, written `format:name` everywhere: `gguf:Q4_K_M`.
 
     `bits` are the nominal bits per weight; `needs_matrix` says whether it is made with an importance matrix only, `special`
-    whether it suits models of one kind only.
+    whether it is made only if it is named: most suit models of one kind only.
     """
 
     id: str
@@ -282,6 +282,23 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """What running a model takes besides its file: what it keeps of the tokens before, and what it computes with.
+
+    `full` are the numbers kept for every token of the context, `windowed` those for the last `window` tokens, `state` bytes
+    that are kept whatever the context. `context` are the tokens that the model was trained for; `scratch` are the numbers for
+    every token of a batch that exist at a time while it is computed.
+    """
+
+    full: int
+    windowed: int
+    window: int
+    state: int
+    context: int
+    scratch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """What the parity gate found of one file: `detail` says what agrees, what differs, or why it was not checked."""
 
@@ -302,6 +319,10 @@ class Release:
     `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed;
     `inputs` are the source's files that were read; `environment` is the SHA-256 of the names and versions of all packages that
     were installed. `within` is the loss of PPL up to which a file is recommended (0.02: two percent more than the reference's).
+    `card` is the front matter of the source's, and what hubq found of the source besides: whether it has a
+    `chat_template`, how its vectors are pooled (`pooling`), and under `ollama` whether that template in Ollama's form is
+    "known" to the Hub, "made" by hubq, or "unchecked". `cache` is what running a file takes besides it, None where that is
+    not known.
     """
 
     source: str
@@ -325,3 +346,4 @@ class Release:
     inputs: tuple[RepoFile, ...] = ()
     environment: str = ""
     within: float = 0.02
+    cache: Cache | None = None

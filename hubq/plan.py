@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hubq import checkpoint
 from hubq.errors import BadSource, HubError, Unsupported, Usage
 from hubq.formats import Expected, Options, open_format
+from hubq.formats.checks import check_names
 from hubq.hub import Files, Hub, connect
 from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
 from hubq.pooling import pooling
@@ -229,6 +230,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
     front["chat_template"] = laid_out.has_chat_template
     front["pooling"] = (pooling(aside) or "") if blueprint.task == "feature-extraction" and source.config else ""
     items = tuple(_item(request, module, name, found, laid_out, level, matrix) for level in request.levels)
+    check_names(module, [item.file for item in items], {item.file: item.level.name for item in items})
     sizes = [item.size for item in items if item.artifact is None]
     paths = tuple(dict.fromkeys([*found.small, *found.shards]))
     download = sum(snapshot.size(path) for path in paths if not hub.cached(snapshot, path))

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 from hubq.errors import BadSource, HubqError, Unsupported
@@ -35,7 +35,7 @@ def place(text: str, keep_id: bool = False) -> str:
 def facts(card: Mapping[str, Any]) -> dict[str, Any]:
     """What hubq keeps of a source's front matter, as short plain strings: whether it chats, its task, languages and licence."""
     kept: dict[str, Any] = {"chat_template": bool(card.get("chat_template"))}
-    for name in ("pipeline_tag", "license", "license_name", "license_link", "pooling"):
+    for name in ("pipeline_tag", "license", "license_name", "license_link", "pooling", "ollama"):
         if isinstance(card.get(name), str) and plain(card[name]):
             kept[name] = plain(card[name])[:200]
     language = card.get("language")
@@ -66,6 +66,7 @@ def record(release: Release) -> dict[str, Any]:
         "inputs": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in release.inputs],
         "environment": release.environment,
         "within": release.within,
+        "cache": asdict(release.cache) if release.cache else None,
     }
 
 
@@ -224,6 +225,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "inputs": raw.get("inputs", []),
         "environment": raw.get("environment", ""),
         "within": raw.get("within", 0.02),
+        "cache": raw.get("cache"),
     }
 
 
@@ -239,6 +241,8 @@ def _check(release: Release) -> None:
     for row in release.measurements:
         if any(len(means) < 2 or not all(map(math.isfinite, means)) for means in row.per_window.values()):
             raise ValueError(f"{row.level} has means of windows that are no numbers, or fewer than two")
+    if release.cache and min(astuple(release.cache)) < 0:
+        raise ValueError("cache has a number below zero")
     for matrix in release.imatrices:
         if not (_is_name(matrix.file) and SHA256.fullmatch(matrix.sha256)):
             raise ValueError(f"{matrix.file!r} is not the name of a file with a SHA-256")

@@ -185,7 +185,7 @@ def _publish(job: _Job, planned: Plan) -> Result:
     payload: dict[str, Path | bytes] = {
         file.path: artifact.path.with_name(PurePosixPath(file.path).name) for artifact in artifacts for file in artifact.files
     }
-    payload |= planned.format.beside(source, release)
+    payload |= planned.format.beside(planned.blueprint, source, release)
     if release.imatrices and planned.imatrix in release.imatrices and planned.imatrix_file:
         payload[planned.imatrix_file.name] = planned.imatrix_file
     message = f"Add {', '.join(item.level.name for item in planned.items)} of {source.repo}@{source.commit[:12]}"
@@ -373,7 +373,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         architecture=planned.architecture,
         weights=planned.weights,
         target=target,
-        card=planned.card,
+        card={**planned.card, "ollama": planned.format.ollama(planned.blueprint)},
         artifacts=tuple(replace(file, groups=groups(planned.blueprint, file.level.partition(":")[2])) for file in artifacts),
         versions={"hubq": __version__, **planned.format.versions(planned.blueprint)},
         command=request.command.replace("{model}", _again(planned)).replace("{windows}", _count(request, planned)),
@@ -382,6 +382,7 @@ def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[
         origin=planned.origin,
         inputs=source.files,
         environment=_environment(),
+        cache=planned.format.cache(planned.blueprint),
     )
 
 

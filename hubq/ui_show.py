@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hubq.cards import Found
     from hubq.formats.gguf.arch import Family
     from hubq.formats.gguf.audit import Report
+    from hubq.pick import Choice
     from hubq.store import Entry
     from hubq.verify import Report as Verified
 
@@ -142,6 +143,37 @@ def show_verified(report: Verified, as_json: bool) -> None:
         console.print(f"{fact.outcome:11s}  {plain(fact.name)} {fact.what}{detail}", soft_wrap=True)
     counts = Counter(fact.outcome for fact in report.facts)
     console.print(", ".join(f"{counts[outcome]} {outcome}" for outcome in ("true", "false", "not checked")))
+
+
+def show_choice(choice: Choice, as_json: bool) -> None:
+    """The file to take, what it needs and loses, and how to run it."""
+    file, level = choice.file, choice.file.level.partition(":")[2]
+    if as_json:
+        told = {"level": file.level, "file": file.files[0].path, "size": file.size, "context": choice.context}
+        told |= {"need": choice.need, "need_is_whole": choice.cached, "metric": choice.metric or None}
+        print_json({**told, "loss": asdict(choice.loss) if choice.loss else None, "command": choice.command})
+        return
+    console = make_console(stderr=False)
+    whole = (
+        f"with {choice.context:,} tokens of context" if choice.cached else "for the file alone: what else it takes is not known"
+    )
+    console.print(f"{plain(level)}: {plain(file.files[0].path)}, {size(file.size)}", soft_wrap=True)
+    console.print(f"needs {size(choice.need)} of memory {whole}", soft_wrap=True)
+    console.print(f"loses {_loss(choice)}", soft_wrap=True)
+    console.print()
+    for line in choice.command.splitlines():
+        console.print(plain(line, WHOLE), soft_wrap=True)
+
+
+def _loss(choice: Choice) -> str:
+    from hubq.card import figure
+    from hubq.metrics import METRICS
+
+    if choice.loss is None:
+        return "an unknown amount: it was not measured"
+    metric = METRICS[choice.metric]
+    numbers = figure(metric.factor * choice.loss.value, metric.factor * choice.loss.stderr)
+    return f"{metric.title} {numbers} {metric.unit}".strip()
 
 
 def show_store(root: Path, entries: Sequence[Entry], as_json: bool, what: str = "kept") -> None:

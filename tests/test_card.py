@@ -364,7 +364,9 @@ def test_usage_prefers_q4_k_m_else_the_smallest():
 
 
 def test_usage_names_the_file_where_a_tag_would_find_another():
-    text = usage(make(("BF16", "F16")))
+    """As in records from before such releases were refused."""
+    text = usage(make(("F16", "BF16")))
+    assert "picks the file: `BF16`.\n" in text
     assert "-hf me/SmolLM2-135M-Instruct-GGUF --hf-file SmolLM2-135M-Instruct-F16.gguf" in text
     assert ":F16" not in text
 
@@ -412,7 +414,7 @@ def test_release_json_has_a_fixed_order():
     data = json.loads(card.release_json(make()))
     order = (
         "schema source architecture weights target card files evalset measurements versions machine command imatrices checks"
-        " left_out origin speeds inputs environment within"
+        " left_out origin speeds inputs environment within cache"
     )
     assert list(data) == order.split()
     shuffled = replace(make(), versions={"transformers": "5.17.0", "hubq": "0.1.0", "gguf": "0.19.0"})

@@ -104,6 +104,14 @@ def test_mistakes_are_sentences_with_a_hint(
     assert document["status"] == "failed" and message in document["error"]["message"]
 
 
+def test_levels_that_cannot_be_told_apart_are_refused_before_anything_is_pulled(model: Path, tmp_path: Path) -> None:
+    arguments = ("publish", str(model), "--levels", "bf16,f16", "--to", str(tmp_path), "--work-dir", str(tmp_path / "work"))
+    told = hubq(*arguments, "--dry-run")
+    assert told.returncode == 3 and told.stdout == ""
+    assert "the tag F16 would load Tiny-Llama-BF16.gguf in llama.cpp, and not Tiny-Llama-F16.gguf" in told.stderr
+    assert "hint: publish one of these files only" in told.stderr and not list(tmp_path.iterdir())
+
+
 DELETIONS = [
     ("q8_0", (), 2, "Q8_0 cannot be published and deleted at once"),
     ("onnx:q4", ("--yes",), 2, "--delete onnx:q4: no level of that format is published"),

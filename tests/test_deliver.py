@@ -15,7 +15,7 @@ import releases
 from releases import TARGET, check_whole, put, release
 
 from hubq import deliver as delivering
-from hubq.errors import HubError, Moved
+from hubq.errors import GateFailed, HubError, Moved
 from hubq.hub import faults
 from hubq.hub.folder import Folder
 from hubq.hub.huggingface import HuggingFace
@@ -49,6 +49,27 @@ def at_once(commands: list[list[str]], environment: dict[str, str]) -> None:
         for run in runs:
             run.kill()
     assert [run.returncode for run in runs] == [0, 0], told
+
+
+@pytest.mark.parametrize(
+    ("there", "levels"), [("Tiny-F16.gguf", ("BF16",)), ("preset.ini", ("Q8_0",)), ("Q8_0.gguf", ("Q8_0",))]
+)
+def test_a_file_that_would_be_taken_for_another_is_not_pushed(
+    server: loopback.Hub, hub: HuggingFace, there: str, levels: tuple[str, ...]
+) -> None:
+    server.add(TARGET, {there: b"of somebody else"})
+    before = server.files(TARGET)
+    with pytest.raises(GateFailed, match="people would load other files than they ask for") as caught:
+        put(hub, release(*levels))
+    assert there in caught.value.message and "--delete LEVEL" in caught.value.hint and caught.value.exit_code == 3
+    assert server.files(TARGET) == before
+
+
+def test_what_is_deleted_is_in_nobodys_way(hub: HuggingFace) -> None:
+    put(hub, release("F16"))
+    with pytest.raises(GateFailed, match=r"the tag F16 would load Tiny-BF16.gguf in llama.cpp, and not Tiny-F16.gguf"):
+        put(hub, release("BF16"))
+    assert [file.level for file in put(hub, release("BF16"), delete=["gguf:F16"]).release.artifacts] == ["gguf:BF16"]
 
 
 def test_two_processes_at_once_on_the_hub_end_in_the_union(server: loopback.Hub, tmp_path: Path) -> None:

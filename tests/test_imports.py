@@ -24,7 +24,7 @@ hubq.ui hubq.doctor
 hubq.release hubq.verify hubq.site
 hubq.catalog
 hubq.cards
-hubq.plan hubq.deliver
+hubq.plan hubq.deliver hubq.pick
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot hubq.samples
 hubq.compare
@@ -33,7 +33,7 @@ hubq.sealed hubq.sign
 hubq.store
 hubq.calibrate hubq.pooling
 hubq.reference hubq.tokenize
-hubq.checkpoint hubq.source hubq.disk
+hubq.checkpoint hubq.source hubq.disk hubq.memory
 hubq.nouns hubq.tasks hubq.parse hubq.affected
 hubq.errors hubq.secrets
 hubq

@@ -73,7 +73,7 @@ def test_a_folder_release_holds_files_card_record_and_plot(request_: Request) ->
     result, told = run(request_)
     folder = Path(str(result.target))
     names = {"README.md", "release.json", "SHA256SUMS", "Tiny-Llama-Q8_0.gguf", "Tiny-Llama-Q4_K_M.gguf"}
-    names |= {"loss.svg", "levels.svg", "bytes.svg"}
+    names |= {"loss.svg", "levels.svg", "bytes.svg", "template", "params"}
     assert {path.name for path in folder.iterdir()} == names
     record = json.loads((folder / "release.json").read_bytes())
     for entry in record["files"]:

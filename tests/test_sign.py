@@ -73,7 +73,7 @@ def test_the_verifier_of_others_takes_it(folder: Path, pair: tuple[Path, Path]) 
     theirs = verifying.Config().use_elliptic_key_verifier(public_key=pair[1])
     theirs.verify(folder, folder / "model.sig")
     (folder / "README.md").write_text("hello")
-    with pytest.raises(ValueError, match=r"Hash mismatch for 'README\.md'"):
+    with pytest.raises(ValueError, match=r"Hash mismatch for \\*'README\.md"):
         theirs.verify(folder, folder / "model.sig")
 
 

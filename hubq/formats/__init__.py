@@ -8,6 +8,7 @@ plan(blueprint, levels, options) -> Plan                  # early and exact
 build(plan, source, paths, progress) -> Iterator[Artifact]
 file_name(model, level) -> str
 groups(plan, level) -> dict[str, int]                     # bytes by kind of tensor, where that is known
+refused(paths, files) -> list[str]                        # what forbids files (path -> level) in a repository of `paths`
 read_imatrix(path) -> Imatrix                             # an importance matrix; raises BadSource
 calibrated(plan) -> list[str]                             # the checkpoint's tensors whose inputs make one
 write_imatrix(plan, activations, path)                    # the matrix that a plan expects, from those inputs
@@ -18,6 +19,10 @@ RUNTIME: str                                              # the engine that user
 player(path, count)                                       # context manager: a speed.Player in that engine
 probe_text() -> str                                       # a short text to check logits on
 check(artifacts, source, text, measurements, unmeasured) -> tuple[Check, ...]    # the parity gate: files against their source
+beside(plan, source, release) -> dict[str, bytes]         # the small files of a repository
+ollama(plan) -> str                                       # what becomes of the chat template in Ollama, see Release.card
+cache(plan) -> Cache | None                               # what running a file takes besides it
+command(release, file, context) -> str                    # runs a file of the release in a context of so many tokens
 usage(release) -> str                                     # the "Run it" part of the card
 VERSION: int                                              # raised when the same input gives other bytes
 """
@@ -95,7 +100,7 @@ EVERY = {"all": "gguf", **{f"{name}:all": name for name in FORMATS}}
 def parse_levels(text: str, matrix: bool = False) -> tuple[Level, ...]:
     """The levels that a comma-separated list names, in the order of cards: `q4_k_m,gguf:Q8_0`.
 
-    `all` names those of GGUF that suit any model and can be built, `onnx:all` those of ONNX.
+    `all` names those of GGUF that are not special and can be built, `onnx:all` those of ONNX.
     Case does not matter, nor does the format where only one has the name. `matrix` says whether there is an importance matrix.
     Raises Usage for a name that is none, with the nearest ones, and for a level that needs a matrix where there is none.
     """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
-from hubq.errors import HubqError
+from hubq.errors import GateFailed, HubqError
 from hubq.nouns import Measurement
 
 Outcome = tuple[Literal["passed", "failed", "not checked"], str]
@@ -54,6 +55,15 @@ class Differs(Exception):
 
 class NotChecked(Exception):
     """A check was not made; the message says why."""
+
+
+def check_names(module: ModuleType, paths: Collection[str], files: Mapping[str, str]) -> None:
+    """Raises GateFailed where `files` (path -> level) of a format cannot be told apart in a repository that holds `paths`."""
+    if faults := module.refused(paths, files):
+        raise GateFailed(
+            "people would load other files than they ask for, so nothing was pushed: " + "; ".join(faults),
+            "publish one of these files only, or take the other one out of the repository: --delete LEVEL, if hubq made it",
+        )
 
 
 def outcome(check: Callable[..., str], *arguments: Any) -> Outcome:

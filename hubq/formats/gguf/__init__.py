@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf.levels import ALIASES, LEVELS
-from hubq.nouns import Artifact, Check, Level, Measurement, Release, Snapshot, Source
+from hubq.nouns import Artifact, Cache, Check, Level, Measurement, Release, Snapshot, Source
 
 if TYPE_CHECKING:
     from hubq.calibrate import Activation
@@ -231,9 +231,18 @@ def intermediate(plan: Plan, level: str) -> dict[str, Any]:
     return {}
 
 
-def beside(source: Source, release: Release) -> dict[str, bytes]:
-    """No files: a GGUF holds all that it needs."""
-    return {}
+def beside(plan: Plan, source: Source, release: Release) -> dict[str, bytes]:
+    """What Ollama needs besides a GGUF, where the Hub does not know it; see chat.files."""
+    from hubq.formats.gguf.chat import files
+
+    return files(plan.blueprint.header().metadata)
+
+
+def ollama(plan: Plan) -> str:
+    """What becomes of the chat template in Ollama; see chat.judge."""
+    from hubq.formats.gguf.chat import judge
+
+    return judge(plan.blueprint.header().metadata)
 
 
 def versions(plan: Plan) -> dict[str, str]:
@@ -263,6 +272,13 @@ def build(plan: Plan, source: Source, paths: Mapping[str, Path], progress: Calla
 def file_name(model: str, level: Level) -> str:
     """The name that llama.cpp, Ollama, LM Studio and the Hub all parse: Model-Q4_K_M.gguf."""
     return f"{model}-{level.name}.gguf"
+
+
+def refused(paths: Collection[str], files: Mapping[str, str]) -> list[str]:
+    """Which tags would load another file than they name; see names.refused."""
+    from hubq.formats.gguf.names import refused
+
+    return refused(paths, files)
 
 
 def engines(source: Source) -> tuple[str, ...]:
@@ -316,6 +332,20 @@ def check(
     return check(artifacts, source, text, measurements, unmeasured)
 
 
+def cache(plan: Plan) -> Cache | None:
+    """What llama.cpp keeps and computes with; see cache.cache."""
+    from hubq.formats.gguf.kept import cache
+
+    return cache(plan.blueprint.header().metadata)
+
+
+def command(release: Release, file: Artifact, context: int) -> str:
+    """How to run one file in llama.cpp."""
+    from hubq.formats.gguf.run_it import command
+
+    return command(release, file, context)
+
+
 def usage(release: Release) -> str:
     """How to run the files, in Markdown."""
     from hubq.formats.gguf.run_it import usage
@@ -329,11 +359,14 @@ __all__ = [
     "RUNTIME",
     "VERSION",
     "Plan",
+    "beside",
     "build",
+    "cache",
     "calibrated",
     "check",
     "check_kind",
     "choose_source",
+    "command",
     "converted_source",
     "converter",
     "converter_files",
@@ -346,10 +379,12 @@ __all__ = [
     "load",
     "load_source",
     "local_parts",
+    "ollama",
     "plan",
     "player",
     "probe_text",
     "read_imatrix",
+    "refused",
     "tokenize",
     "towers",
     "usage",

@@ -17,7 +17,7 @@ from hubq.checkpoint import StoredTensor
 from hubq.errors import BadSource
 from hubq.formats.gguf.arch import family
 from hubq.formats.gguf.pooling import pooling
-from hubq.formats.gguf.read import Array
+from hubq.formats.gguf.read import Array, Header, fetch_header
 from hubq.formats.gguf.recipe import Model
 from hubq.formats.gguf.tensors import Tensor
 from hubq.formats.gguf.vocab import Vocab, read_vocab
@@ -53,6 +53,12 @@ class Blueprint(ABC):
     @abstractmethod
     def pairs(self) -> tuple[int, bytes]:
         """The number of key-value pairs of a file's header and their bytes, but for those that depend on its level."""
+
+    def header(self) -> Header:
+        """The header of a file without weights, but for what depends on its level."""
+        count, pairs = self.pairs()
+        data = struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, 0, count) + pairs
+        return fetch_header(Path("header.gguf"), len(data), lambda start, stop: data[start:stop])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,8 +245,9 @@ def needs_matrix(level_name: str) -> bool:
     return not measured_types(level_name).isdisjoint({mix.base, *(wanted for rules in inner for _, wanted in rules)})
 
 
-# levels for models that were trained to few values, or for mixtures of experts
-SPECIAL = frozenset({"MXFP4_MOE", "Q2_0", "TQ2_0", "TQ1_0", "Q1_0"})
+# levels for models that were trained to few values, or for mixtures of experts; and F16, since in a repository that holds BF16
+# as well, llama.cpp's tag :F16 loads M-BF16.gguf. Of the two BF16 loses nothing of what most models are published in
+SPECIAL = frozenset({"MXFP4_MOE", "Q2_0", "TQ2_0", "TQ1_0", "Q1_0", "F16"})
 
 # other names that llama-quantize takes
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}

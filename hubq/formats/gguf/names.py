@@ -8,7 +8,7 @@ occurs in its path, and Ollama asks the Hub for a level, or for a file by its wh
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hubq.formats.gguf.split import parse_part
 
@@ -62,6 +62,13 @@ def misleading(paths: Collection[str], chosen: Sequence[tuple[str, str]]) -> lis
         if twins and label(path) == tag.upper():
             faults.append(f"the tag {tag} means {' and '.join(sorted([path, *twins]))} on the Hub and in Ollama")
     return faults
+
+
+def refused(paths: Collection[str], files: Mapping[str, str]) -> list[str]:
+    """What forbids to publish `files` (path -> level) into a repository that then holds `paths`, a sentence each."""
+    tags = {path: tag for path in models(paths) if (tag := label(path))} | dict(files)
+    faults = [f"with {PRESET} in the repository llama.cpp takes no model from it"] if PRESET in paths else []
+    return list(dict.fromkeys([*faults, *misleading(paths, list(tags.items()))]))
 
 
 def _name(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from hubq.errors import HubqError, MissingExtra, Unsupported, Usage
 from hubq.formats import Expected, Options, Words
 from hubq.formats.gguf import probe_text, read_imatrix
 from hubq.formats.onnx.levels import LEVELS
-from hubq.nouns import Artifact, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
+from hubq.nouns import Artifact, Cache, Check, Level, Measurement, Release, RepoFile, Snapshot, Source
 from hubq.store import joint_sha256, sha256
 from hubq.tasks import task_of
 
@@ -351,7 +351,17 @@ def file_name(model: str, level: Level) -> str:
     return file_name(level.name)
 
 
-def beside(source: Source, release: Release) -> dict[str, bytes]:
+def refused(paths: Collection[str], files: Mapping[str, str]) -> list[str]:
+    """Nothing: every level has a name of its own, by which it is asked for."""
+    return []
+
+
+def ollama(plan: Plan) -> str:
+    """Nothing: Ollama runs no ONNX files."""
+    return ""
+
+
+def beside(plan: Plan, source: Source, release: Release) -> dict[str, bytes]:
     """The small files that a repository of ONNX files needs: config, tokenizer, settings of generation."""
     from hubq.formats.onnx.repository import beside
 
@@ -389,6 +399,18 @@ def check(
     return check(artifacts, source, text, measurements, unmeasured)
 
 
+def cache(plan: Plan) -> Cache | None:
+    """Nothing is known of it: what a runtime computes with depends on the prompt."""
+    return None
+
+
+def command(release: Release, file: Artifact, context: int) -> str:
+    """How to run one file, as on its card."""
+    from hubq.formats.onnx.repository import usage
+
+    return usage(replace(release, artifacts=(file,)))
+
+
 def usage(release: Release) -> str:
     """How to run the files, in Markdown."""
     from hubq.formats.onnx.repository import usage
@@ -406,10 +428,12 @@ __all__ = [
     "Plan",
     "beside",
     "build",
+    "cache",
     "calibrated",
     "check",
     "check_kind",
     "choose_source",
+    "command",
     "draw",
     "engines",
     "file_name",
@@ -417,10 +441,12 @@ __all__ = [
     "intermediate",
     "load",
     "make_intermediate",
+    "ollama",
     "plan",
     "player",
     "probe_text",
     "read_imatrix",
+    "refused",
     "usage",
     "versions",
     "with_imatrix",

@@ -49,7 +49,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with Tiny-Llama-F32, -F16, -BF16 and -Q8_0.gguf, made by hubq of a checkpoint in 32 bits."""
     work = tmp_path_factory.mktemp("source")
     model = tiny.llama(work / "Tiny-Llama", dtype="float32", initializer_range=0.1)
-    return Path(publish(request(model, "f32,f16,bf16,q8_0,q4_k_m,q2_k", work)).target)
+    folder = Path(publish(request(model, "f32,bf16,q8_0,q4_k_m,q2_k", work)).target)
+    (other := work / "other").mkdir()
+    shutil.copy(made(publish(request(model, "f16", work, to=str(other))))["F16"], folder)
+    return folder
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
