@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
 from hubq import compare
 from hubq.formats import Words, open_format
+from hubq.memory import memory_rows
 from hubq.metrics import METRICS, headline
 from hubq.nouns import FLOOR, REFERENCE, Artifact, Check, Estimate, EvalSet, ImportanceMatrix, Measurement, Release, Spread
 from hubq.record import commands, facts, place, plain, read_record, record, release_json
@@ -36,6 +38,7 @@ NOTES = {
     "says nothing, and brought to length 1.",
     "ranking": "A pair is the first words of a text and the rest of it or, every other time, of the next text.",
 }
+ACROSS = 4  # numbers in a table, so that it needs no scrolling
 _DATASET_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _SLUG = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 _HTTPS = re.compile(r"https://[\w.-]+(/[\w./%?=&#~+:@,-]*)?", re.ASCII)
@@ -45,7 +48,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def files(release: Release, usage: str) -> dict[str, bytes]:
     """The files of a card by name: README.md, release.json and, where there is something to draw, plots.
 
-    `usage` is the "Run it" Markdown that the format's `usage(release)` makes; it goes in as it is.
+    `usage` is the "Run it" Markdown of the function of that name; it goes in as it is.
     """
     from hubq.plot import plots
 
@@ -91,6 +94,7 @@ def readme(release: Release, usage: str) -> str:
         copied=bool(release.origin and not release.origin.converter),
         reference=_reference(release),
         words=_words(release),
+        fits=_fits(release),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -154,11 +158,28 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
+def usage(release: Release) -> str:
+    """The "Run it" part of a card, by its files' format, of the file that is recommended."""
+    found = compare.recommended(release)
+    return _module(release).usage(release, found.file.level if found and found.file else "")
+
+
+def _module(release: Release) -> ModuleType:
+    """The format of a release's files; hubq publishes one in a repository."""
+    return open_format(release.artifacts[0].level.partition(":")[0] if release.artifacts else "gguf")
+
+
+def _fits(release: Release) -> str:
+    """The longest context for which each file fits into so much memory; nothing where that is not known."""
+    rows = memory_rows(release)
+    return table(rows[0], [[md(cell) for cell in row] for row in rows[1:]]) if rows else ""
+
+
 def _pick(release: Release, engine: str) -> str:
     """The first table: the reference, then every file with its size and its headline numbers in one engine."""
     rows = {row.level: row for row in release.measurements if row.engine == engine}
     metrics = headline(rows.values())
-    fallbacks = ["Fallback tensors"] if any(file.fallbacks for file in release.artifacts) else []
+    fallbacks = ["Fallbacks"] if any(file.fallbacks for file in release.artifacts) else []
     header = ["File", "Size", "Bits per weight", *(_heading(metric.name) for metric in metrics), *fallbacks]
     exact = [f"{metric.factor * (metric.exact or 0):g}" for metric in metrics]
     body = [["source", "–", "–", *exact, *("–" for _ in fallbacks)]] if metrics else []
@@ -171,7 +192,7 @@ def _pick(release: Release, engine: str) -> str:
         link = f"**{link}**" if chosen and chosen.file == file else link
         cells = [link, _unbroken(file_size(file.size)), f"{file.bits_per_weight:.2f}"]
         cells += [_cell(rows.get(file.level), metric.name) for metric in metrics]
-        cells += [f"{file.fallbacks} of {sum(file.types.values())}" for _ in fallbacks]
+        cells += [_unbroken(f"{file.fallbacks} of {sum(file.types.values())}") for _ in fallbacks]
         body.append(cells)
     return table(header, body)
 
@@ -190,25 +211,27 @@ def _numbers(release: Release, engine: str) -> str:
     rows = [row for row in release.measurements if row.engine == engine]
     order = [REFERENCE, *(file.level for file in release.artifacts)]
     rows.sort(key=lambda row: order.index(row.level) if row.level in order else len(order))
-    return _table_of(release, [(_level(row.level), row) for row in rows])
+    return _table_of([(_level(row.level), row) for row in rows])
 
 
-def _table_of(release: Release, rows: list[tuple[str, Measurement]]) -> str:
-    """All numbers of some measurements by their titles; with the windows of each, where these differ."""
+def _table_of(rows: list[tuple[str, Measurement]]) -> str:
+    """All numbers of some measurements by their titles, in tables of ACROSS numbers."""
     metrics = [name for name in METRICS if any(name in row.values for _, row in rows)]
-    text = release.evalset if release.evalset and release.evalset.precision else None
-    body = [
-        [md(title), *(_cell(row, name) for name in metrics), *([f"{row.tokens // text.scored:,}"] if text else [])]
-        for title, row in rows
-    ]
-    return table(["Level", *(_heading(name) for name in metrics), *(["Windows"] if text else [])], body)
+    parts = [metrics[start : start + ACROSS] for start in range(0, len(metrics), ACROSS)]
+    return "\n\n".join(
+        table(
+            ["Level", *(_heading(name) for name in part)],
+            [[md(title), *(_cell(row, name) for name in part)] for title, row in rows],
+        )
+        for part in parts
+    )
 
 
 def _references(release: Release) -> str:
     """The numbers of the source itself, in the engines that ran no files."""
     engines = compare.engines(release)
     rows = [row for row in release.measurements if not row.of_file and row.values and row.engine not in engines]
-    return _table_of(release, [(_source(row), row) for row in rows]) if rows else ""
+    return _table_of([(_source(row), row) for row in rows]) if rows else ""
 
 
 def _source(row: Measurement) -> str:
@@ -306,7 +329,8 @@ def _unbroken(cell: str) -> str:
 
 def _words(release: Release) -> Words:
     """What the card says of its format, which is that of its files."""
-    return open_format(release.artifacts[0].level.partition(":")[0] if release.artifacts else "gguf").WORDS
+    words: Words = _module(release).WORDS
+    return words
 
 
 def _reference(release: Release) -> str:

@@ -9,7 +9,7 @@ from hubq import __version__, card
 from hubq.deliver import SUMS
 from hubq.disk import write
 from hubq.errors import BadSource, HubError, Unsupported, Usage
-from hubq.formats import FORMATS, open_format
+from hubq.formats import FORMATS
 from hubq.hub.files import check_path
 from hubq.nouns import Release
 from hubq.record import plain, read_record
@@ -64,14 +64,9 @@ def read_release(path: Path) -> Release:
     return release
 
 
-def usage(release: Release) -> str:
-    """The "Run it" part of a release's card: that of its files' format."""
-    return open_format(min(formats(release), default="gguf")).usage(release)
-
-
 def rendered(release: Release) -> dict[str, bytes]:
     """What follows from release.json, by file name: README.md and its plots."""
-    return {name: data for name, data in card.files(release, usage(release)).items() if name != "release.json"}
+    return {name: data for name, data in card.files(release, card.usage(release)).items() if name != "release.json"}
 
 
 def check(folder: Path, known: Card) -> list[Found]:

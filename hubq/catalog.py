@@ -20,7 +20,6 @@ from hubq.source import HUB_ID
 from hubq.tasks import task_of
 
 SCHEMA = 1  # raised when a key changes its meaning or goes
-LOSSES = (*compare.STRAY, "ranking")  # the metric that tells most, one of each kind of task
 
 
 class Measure(NamedTuple):
@@ -91,7 +90,7 @@ def _file_facts(release: Release, file: Artifact, measures: Sequence[Measure]) -
 def _measure(release: Release) -> Measure | None:
     """What the losses of a release are numbers of, in the engine that its users run, if that measured it."""
     shown = engine(release)
-    metric = next((name for name in LOSSES for row in rows(release, shown) if name in row.values), None)
+    metric = next((name for name in compare.STRAY for row in rows(release, shown) if name in row.values), None)
     if metric is None or release.evalset is None:
         return None
     return Measure(metric, plain(shown), text_of(release.evalset), release.evalset.text_sha256)

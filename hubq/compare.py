@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import NormalDist
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from hubq.nouns import Artifact, Measurement, Release
 ENGINES = ("llama.cpp", "onnxruntime", "weights")  # what users run comes first
 # by which metric files are held against the loss that is allowed, and by which against each other
 LOSS = ("ln_ppl_ratio", "label_kld", "cosine")
-STRAY = ("kld", "label_kld", "cosine")
+STRAY = ("kld", "label_kld", "score_rms", "cosine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +66,32 @@ def alike(release: Release) -> list[tuple[str, str]]:
 
     Every other pair differs; the chance that any of those does not is at most 5 % (Holm's procedure over all pairs).
     """
-    rows = _rows(release)
-    metric = next((name for name in STRAY if rows and all(name in row.per_window for row, _ in rows)), None)
-    if metric is None:
-        return []
-    tests = {}
-    for (one, file), (other, second) in combinations(rows, 2):
+    metric, rows = stray(release)
+    tests = {
+        (file.level, second.level): _p_value(release, metric, one, other)
+        for (one, file), (other, second) in combinations(rows, 2)
+    }
+    return [pair for pair in tests if pair not in holm(tests)]
+
+
+def _p_value(release: Release, metric: str, one: Measurement, other: Measurement) -> float:
+    """How probable the difference of two measurements is where there is none: by the windows that both have, where they tell of
+    them, else by their errors as if these were independent, which says less."""
+    if metric in one.per_window and metric in other.per_window:
         count = min(len(one.per_window[metric]), len(other.per_window[metric]))
         difference = np.subtract(one.per_window[metric][:count], other.per_window[metric][:count])
-        tests[file.level, second.level] = p_value(difference, 0.0, _stopped(release))
-    return [pair for pair in tests if pair not in holm(tests)]
+        return p_value(difference, 0.0, _stopped(release))
+    first, second = one.values[metric], other.values[metric]
+    error = math.hypot(*(found.stderr if math.isfinite(found.stderr) else 0.0 for found in (first, second)))
+    apart = abs(first.value - second.value)
+    return 2 * NormalDist().cdf(-apart / error) if error else float(apart == 0)
 
 
 def pareto(release: Release) -> set[str]:
     """The levels that no smaller file beats: it is nearer to the source than every file of its size or less, or not told apart
     from it."""
-    rows, same = _rows(release), {frozenset(pair) for pair in alike(release)}
-    metric = next((name for name in STRAY if rows and all(name in row.values for row, _ in rows)), None)
-    if metric is None:
+    (metric, rows), same = stray(release), {frozenset(pair) for pair in alike(release)}
+    if not rows:
         return set()
     sign = -1 if METRICS[metric].better == "higher" else 1
 
@@ -95,6 +104,15 @@ def pareto(release: Release) -> set[str]:
         )
 
     return {file.level for row, file in rows if not beaten(row, file)}
+
+
+def stray(release: Release) -> tuple[str, list[tuple[Measurement, Artifact]]]:
+    """The metric that tells best how far files stray from their source, and the files that were measured by it; "" if none."""
+    rows = _rows(release)
+    for metric in STRAY:
+        if found := [pair for pair in rows if metric in pair[0].values and math.isfinite(pair[0].values[metric].value)]:
+            return metric, found
+    return "", []
 
 
 def _rows(release: Release) -> list[tuple[Measurement, Artifact]]:

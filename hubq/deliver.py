@@ -59,7 +59,7 @@ def deliver(
         gone = _places(before, head, delete) - payload.keys() if before else set()
         whole = in_order(without(merge(release, before, head) if before else release, delete), module)
         _check_names(whole, {file.path for file in head.files} - gone | payload.keys(), module)
-        files = card.files(whole, module.usage(whole))
+        files = card.files(whole, card.usage(whole))
         hashes = sums(whole, {**payload, **files}, head)
         files[SUMS] = checksums(hashes)
         hashes[SUMS] = sha256(files[SUMS])

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import product
 
+from hubq import compare
 from hubq.card import file_size
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import FORMATS, open_format
 from hubq.hub import Hub
 from hubq.memory import USUAL, memory
 from hubq.metrics import METRICS
-from hubq.nouns import Artifact, Estimate, Release
+from hubq.nouns import Artifact, Estimate, Measurement, Release
 from hubq.record import read_record
-
-# what tells best how far a file strays from its source, of each kind of task
-LOSSES = ("kld", "label_kld", "score_rms", "cosine")
-APART = 2  # combined standard errors between losses that can be told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ def published(hub: Hub, repo: str, revision: str | None = None) -> Release:
 def pick(release: Release, limit: int, context: int | None = None) -> Choice:
     """The file to take with `limit` bytes of memory, at a context of so many tokens (None: that of the model, or USUAL).
 
-    It is the one with the smallest loss among those that were measured; of those that no error bar tells from it, the smallest.
+    It is the one with the smallest loss among those that were measured; of those that are not told apart from it, the smallest.
     Where none was measured it is the largest that fits. Raises HubqError where none fits, Usage for a context that is too long.
     """
     if not release.artifacts:
@@ -67,35 +62,20 @@ def pick(release: Release, limit: int, context: int | None = None) -> Choice:
             f"nothing fits: {_name(least)}, the smallest, needs {file_size(needs[least.level])} for {tokens:,} tokens",
             "try a shorter --context, or publish a smaller level: `hubq levels`",
         )
-    metric, losses = _losses(release)
-    measured = [file for file in fitting if file.level in losses]
-    best = _least(measured, metric, losses) if measured else max(fitting, key=lambda file: file.size)
+    metric, rows = compare.stray(release)
+    measured = [(row, file) for row, file in rows if file in fitting]
+    best = _least(release, measured, metric) if measured else max(fitting, key=lambda file: file.size)
+    loss = next((row.values[metric] for row, file in rows if file == best), None)
     command = open_format(best.level.partition(":")[0]).command(release, best, tokens)
-    return Choice(best, tokens, needs[best.level], cache is not None, metric, losses.get(best.level), command)
+    return Choice(best, tokens, needs[best.level], cache is not None, metric, loss, command)
 
 
-def _losses(release: Release) -> tuple[str, dict[str, Estimate]]:
-    """The metric that tells a release's losses, and these by level, all measured by one engine: that of users, if it did."""
-    levels = {file.level for file in release.artifacts}
-    runtimes = {open_format(level.partition(":")[0]).RUNTIME for level in levels}
-    engines = sorted({row.engine for row in release.measurements}, key=lambda engine: (engine not in runtimes, engine))
-    for engine, metric in product(engines, LOSSES):
-        rows = [row for row in release.measurements if row.engine == engine and row.level in levels and metric in row.values]
-        if found := {row.level: row.values[metric] for row in rows if math.isfinite(row.values[metric].value)}:
-            return metric, found
-    return "", {}
-
-
-def _least(files: list[Artifact], metric: str, losses: dict[str, Estimate]) -> Artifact:
+def _least(release: Release, rows: list[tuple[Measurement, Artifact]], metric: str) -> Artifact:
     """The file with the smallest loss, or the smallest one of those that cannot be told from it."""
     sign = -1 if METRICS[metric].better == "higher" else 1
-    best = losses[min(files, key=lambda file: sign * losses[file.level].value).level]
-
-    def alike(loss: Estimate) -> bool:
-        errors = [error if math.isfinite(error) else 0.0 for error in (loss.stderr, best.stderr)]
-        return abs(loss.value - best.value) <= APART * math.hypot(*errors)
-
-    return min((file for file in files if alike(losses[file.level])), key=lambda file: file.size)
+    _, best = min(rows, key=lambda pair: sign * pair[0].values[metric].value)
+    same = {best.level, *(level for pair in compare.alike(release) if best.level in pair for level in pair)}
+    return min((file for _, file in rows if file.level in same), key=lambda file: file.size)
 
 
 def _name(file: Artifact) -> str:

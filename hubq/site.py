@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hubq import card, compare
-from hubq.cards import Card, read_cards, usage
+from hubq.cards import Card, read_cards
 from hubq.catalog import catalog, engine, estimates, others, rows, text_of, unit
 from hubq.disk import sync
 from hubq.errors import Usage
@@ -43,7 +43,7 @@ def site(cards: Sequence[Card]) -> dict[str, bytes]:
     releases = {one.folder: one.release for one in cards}
     for model in known["models"]:
         release, folder = releases[model["card"]], f"cards/{model['card']}"
-        made = card.files(release, usage(release))
+        made = card.files(release, card.usage(release))
         files |= {f"{folder}/{name}": content for name, content in made.items()}
         files[f"{folder}/index.html"] = _page_of("model.html.j2", root="../../", **_model_page(release, model, made))
     return files

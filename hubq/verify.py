@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hubq import __version__, card
-from hubq.cards import usage
 from hubq.checkpoint import few
 from hubq.deliver import SUMS
 from hubq.errors import BadSource, HubError, Usage
@@ -187,7 +186,7 @@ def _card(hub: Hub, snapshot: Snapshot, release: Release) -> Fact:
         return Fact("README.md", what, "not checked", f"it was written by hubq {made}, and this is {__version__}")
     if not snapshot.file("README.md"):
         return Fact("README.md", "is there", "false")
-    wanted = card.readme(release, usage(release))
+    wanted = card.readme(release, card.usage(release))
     same = hub.read(snapshot, "README.md") == wanted.encode()
     return Fact("README.md", what, "true" if same else "false", "" if same else "somebody changed it, or other code wrote it")
 

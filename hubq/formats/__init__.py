@@ -23,7 +23,7 @@ beside(plan, source, release) -> dict[str, bytes]         # the small files of a
 ollama(plan) -> str                                       # what becomes of the chat template in Ollama, see Release.card
 cache(plan) -> Cache | None                               # what running a file takes besides it
 command(release, file, context) -> str                    # runs a file of the release in a context of so many tokens
-usage(release) -> str                                     # the "Run it" part of the card
+usage(release, level) -> str                              # the "Run it" part of the card, of that level if there is one
 VERSION: int                                              # raised when the same input gives other bytes
 """
 

@@ -346,11 +346,11 @@ def command(release: Release, file: Artifact, context: int) -> str:
     return command(release, file, context)
 
 
-def usage(release: Release) -> str:
-    """How to run the files, in Markdown."""
+def usage(release: Release, level: str = "") -> str:
+    """How to run the files, in Markdown; see run_it.usage."""
     from hubq.formats.gguf.run_it import usage
 
-    return usage(release)
+    return usage(release, level)
 
 
 __all__ = [

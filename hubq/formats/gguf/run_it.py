@@ -43,14 +43,16 @@ TRANSFORMERS = {
 }
 
 
-def usage(release: Release) -> str:
+def usage(release: Release, level: str = "") -> str:
     """Markdown that runs a release's files in llama.cpp, Ollama, LM Studio, transformers and vLLM; no heading of its own.
+
+    The file is that of `level` or, where that is none of the release's, that which they take if no tag is given.
 
     Where `release.target` is no Hub id (`owner/name`), the commands name local files.
     """
     if not release.artifacts:
         return ""
-    file = _first(release)
+    file = next((file for file in release.artifacts if file.level == level), None) or _first(release)
     blocks = _remote(release, file) if HUB_ID.fullmatch(release.target) else _local(release, file)
     return "\n\n".join(blocks) + "\n"
 

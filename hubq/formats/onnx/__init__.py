@@ -411,8 +411,8 @@ def command(release: Release, file: Artifact, context: int) -> str:
     return usage(replace(release, artifacts=(file,)))
 
 
-def usage(release: Release) -> str:
-    """How to run the files, in Markdown."""
+def usage(release: Release, level: str = "") -> str:
+    """How to run the files, in Markdown: that of what is taken by whoever does not choose."""
     from hubq.formats.onnx.repository import usage
 
     return usage(release)
