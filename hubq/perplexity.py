@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from hubq.errors import HubqError, Unsupported, Usage
 from hubq.formats.gguf.engine import Batched, Vocabulary, batched
 from hubq.formats.gguf.read import read_set
-from hubq.score import Columns, compare, keep
+from hubq.score import compare, keep
 
 KLD_QUANTILES = (0.999, 0.99, 0.95, 0.9, 0.5, 0.1, 0.05, 0.01, 0.001)
 DELTA_QUANTILES = (0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.01, 0.001)
@@ -31,6 +32,16 @@ class Row:
     value: float
     stderr: float | None = None
     unit: str = ""
+
+
+class Scored(NamedTuple):
+    """What was seen at S tokens, each [S]: NLL of the base and of the file and the divergence in nats, whether the top one is
+    the same."""
+
+    nll_ref: np.ndarray
+    nll: np.ndarray
+    kld: np.ndarray
+    same_top: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +84,12 @@ def perplexity(
             raise HubqError(*_misfit(f"{path} and {base} do not turn the text into the same tokens"))
         available = len(ids)
         ids = ids[:chunks]
-        nll_ref, columns = [], []
+        found: list[Scored] = []
         for start in range(0, len(ids), model.room):
-            for ref, found in _scored(model, other, ids[start : start + model.room]):
-                nll_ref.append(ref)
-                columns.append(found)
-            progress(len(columns), len(ids), float(np.exp(np.mean([one.nll for one in columns]))))
-    scored = Columns(*(np.concatenate([getattr(one, name) for one in columns]) for name in ("nll", "kld", "same_top")))
-    rows = against(np.concatenate(nll_ref), scored) if base else alone(scored.nll)
-    return Result(len(ids), available, len(scored.nll), rows)
+            found += _scored(model, other, ids[start : start + model.room])
+            progress(len(found), len(ids), float(np.exp(np.mean([one.nll for one in found]))))
+    scored = Scored(*map(np.concatenate, zip(*found, strict=True)))
+    return Result(len(ids), available, len(scored.nll), against(scored) if base else alone(scored.nll))
 
 
 def _misfit(what: str) -> tuple[str, str]:
@@ -115,15 +123,16 @@ def _tokens(text: str, vocabulary: Vocabulary, name: Path, size: int) -> np.ndar
     return ids[: len(ids) // size * size].reshape(-1, size)
 
 
-def _scored(model: Batched, base: Batched | None, ids: np.ndarray) -> Iterator[tuple[np.ndarray, Columns]]:
-    """Of each of some chunks the base's NLL [S] and the file's columns: the file itself is the base where there is none."""
+def _scored(model: Batched, base: Batched | None, ids: np.ndarray) -> Iterator[Scored]:
+    """What is seen in each of some chunks; the file itself is the base where there is none."""
     first = ids.shape[1] // 2
     logits = torch.from_numpy(model(_begun(ids, model), first))[:, :-1]
     truth = torch.from_numpy(base(_begun(ids, base), first))[:, :-1] if base else logits
     for place, targets in enumerate(ids[:, first + 1 :]):
         kept = keep(truth[place])
         right = kept.shifted.gather(-1, torch.from_numpy(targets)[:, None])[:, 0].double()
-        yield (kept.ln_sum - right).numpy(), compare(kept, logits[place], targets)
+        columns = compare(kept, logits[place], targets)
+        yield Scored((kept.ln_sum - right).numpy(), columns.nll, columns.kld, columns.same_top)
 
 
 def _begun(ids: np.ndarray, model: Batched) -> np.ndarray:
@@ -143,25 +152,30 @@ def alone(nll: np.ndarray) -> tuple[Row, ...]:
     return (_exponential("PPL", nll),)
 
 
-def against(nll_ref: np.ndarray, columns: Columns) -> tuple[Row, ...]:
-    """What llama-perplexity says with --kl-divergence, of N tokens."""
-    nll, delta = columns.nll, np.exp(-columns.nll) - np.exp(-nll_ref)
+def against(scored: Scored) -> tuple[Row, ...]:
+    """What llama-perplexity says with --kl-divergence."""
+    nll_ref, nll, kld, same_top = scored
+    delta = np.exp(-nll) - np.exp(-nll_ref)
     ppl, ppl_ref = np.exp(nll.mean()), np.exp(nll_ref.mean())
     mse, rms = delta**2, float(np.sqrt((delta**2).mean()))
     return (
         _exponential("Mean PPL(Q)", nll),
         _exponential("Mean PPL(base)", nll_ref),
         Row("Cor(ln(PPL(Q)), ln(PPL(base)))", float(np.corrcoef(nll, nll_ref)[0, 1]), unit="fraction"),
-        Row("Mean ln(PPL(Q)/PPL(base))", float((nll - nll_ref).mean()), _stderr(nll - nll_ref), "nats"),
+        _mean("Mean ln(PPL(Q)/PPL(base))", nll - nll_ref, "nats"),
         _exponential("Mean PPL(Q)/PPL(base)", nll - nll_ref),
         Row("Mean PPL(Q)-PPL(base)", float(ppl - ppl_ref), _stderr(ppl * nll - ppl_ref * nll_ref)),
-        Row("Mean KLD", float(columns.kld.mean()), _stderr(columns.kld), "nats"),
-        *_spread("KLD", columns.kld, KLD_QUANTILES, "nats"),
-        Row("Mean Δp", float(delta.mean()), _stderr(delta), "fraction"),
+        _mean("Mean KLD", kld, "nats"),
+        *_spread("KLD", kld, KLD_QUANTILES, "nats"),
+        _mean("Mean Δp", delta, "fraction"),
         *_spread("Δp", delta, DELTA_QUANTILES, "fraction"),
         Row("RMS Δp", rms, _stderr(mse) / (2 * rms) if rms else 0.0, "fraction"),
-        Row("Same top p", float(columns.same_top.mean()), _stderr(columns.same_top), "fraction"),
+        _mean("Same top p", same_top, "fraction"),
     )
+
+
+def _mean(name: str, values: np.ndarray, unit: str) -> Row:
+    return Row(name, float(values.mean()), _stderr(values), unit)
 
 
 def _stderr(values: np.ndarray) -> float:

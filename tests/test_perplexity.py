@@ -24,8 +24,7 @@ from hubq.formats.gguf.blueprint import of_checkpoint
 from hubq.formats.gguf.engine import batched
 from hubq.formats.gguf.layout import lay_out
 from hubq.formats.gguf.write import write
-from hubq.perplexity import Row, against, perplexity
-from hubq.score import Columns
+from hubq.perplexity import Row, Scored, against, perplexity
 from hubq.source import read_config
 
 SIZE, BATCH, CHUNKS = 96, 192, 3  # two chunks at once, and then one
@@ -150,8 +149,9 @@ class Tokens:
         """The statistics against `log_p` [N, V], over the tokens that are `counted`."""
         place = np.arange(len(self.right))
         kld = np.where(counted, np.exp(log_p) * (log_p - self.file), 0).sum(axis=1)
-        columns = Columns(-self.file[place, self.right], kld, log_p.argmax(axis=1) == self.file.argmax(axis=1))
-        return {row.name: row for row in against(-log_p[place, self.right], columns)}
+        same = log_p.argmax(axis=1) == self.file.argmax(axis=1)
+        scored = Scored(-log_p[place, self.right], -self.file[place, self.right], kld, same)
+        return {row.name: row for row in against(scored)}
 
 
 @pytest.fixture(scope="module")
