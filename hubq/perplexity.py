@@ -137,7 +137,7 @@ def _scored(model: Batched, base: Batched | None, ids: np.ndarray) -> Iterator[S
 
 def _begun(ids: np.ndarray, model: Batched) -> np.ndarray:
     """Chunks whose first token gave way to BOS, where the vocabulary wants texts to begin with it."""
-    if not model.vocabulary.adds_bos:
+    if not model.vocabulary.adds_bos or model.vocabulary.bos is None:
         return ids
     begun = ids.copy()
     begun[:, 0] = model.vocabulary.bos

@@ -24,7 +24,7 @@ from hubq.formats.gguf.blueprint import of_checkpoint
 from hubq.formats.gguf.engine import batched
 from hubq.formats.gguf.layout import lay_out
 from hubq.formats.gguf.write import write
-from hubq.perplexity import Row, Scored, against, perplexity
+from hubq.perplexity import Row, Scored, against, perplexity, read_text
 from hubq.source import read_config
 
 SIZE, BATCH, CHUNKS = 96, 192, 3  # two chunks at once, and then one
@@ -48,11 +48,11 @@ def begin_with(folder: Path, **settings: object) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The beginning of Python's manual; only its last line feed is not read."""
+    """The beginning of Python's manual, behind what a reader could get wrong."""
     from pydoc_data.topics import topics
 
     path = tmp_path_factory.mktemp("text") / "manual.txt"
-    path.write_bytes((topics["strings"][:6000] + "\r\nÄnderung 日本 <|end|>\n\n").encode())
+    path.write_bytes(("\r\n\ufeffÄnderung 日本 <|end|>\n" + topics["strings"][:6000] + "\n\n").encode())
     return path
 
 
@@ -80,6 +80,10 @@ def test_perplexity_has_llama_perplexity_s_digits(begins: Path, text: Path, size
     found = perplexity(begins, text, size=size, chunks=chunks, batch=batch)
     assert (f"{found.rows[0].value:.4f}", f"{found.rows[0].stderr:.5f}") == printed(log)
     assert f"over {found.chunks} chunks" in log and found.tokens == found.chunks * (size - 1 - size // 2)
+
+
+def test_only_the_last_line_feed_is_not_read(text: Path) -> None:
+    assert read_text(text) == text.read_bytes().decode()[:-1] and read_text(text).endswith("\n")
 
 
 # --- divergence, of a real model ---
@@ -118,7 +122,7 @@ def statistics(log: str) -> dict[str, tuple[str, str | None]]:
 def logits(path: Path, both: Both) -> tuple[np.ndarray, np.ndarray]:
     """Logits [N, V] of the scored places, and the right tokens [N]."""
     with batched(path, SIZE, BATCH) as model:
-        ids = module._tokens(module.read_text(both.text), model.vocabulary, both.text, SIZE)[:CHUNKS]
+        ids = module._tokens(read_text(both.text), model.vocabulary, both.text, SIZE)[:CHUNKS]
         found = [model(ids[start : start + model.room], SIZE // 2).copy() for start in range(0, CHUNKS, model.room)]
     return np.concatenate(found)[:, :-1].reshape(-1, model.width), ids[:, SIZE // 2 + 1 :].ravel()
 
