@@ -387,6 +387,28 @@ def show(
 
 
 @app.command()
+def perplexity(
+    file: Annotated[Path, typer.Argument(help="A GGUF file; of a split model the first part.")],
+    text: Annotated[Path, typer.Option(help="The text to score, a file.")],
+    base: Annotated[Path | None, typer.Option(help="A GGUF to measure the divergence from: the unquantized model.")] = None,
+    ctx_size: Annotated[int, typer.Option("--ctx-size", "-c", min=16, help="Tokens of a chunk.")] = 512,
+    chunks: Annotated[int | None, typer.Option(min=1, help="Score the first chunks only.", show_default="all")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Tokens that llama.cpp gets at once.")] = 2048,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compute what llama-perplexity prints of a GGUF, digit by digit: PPL, and with --base the numbers of --kl-divergence."""
+    with _answering(as_json):
+        from hubq import ui
+        from hubq.perplexity import perplexity as score
+        from hubq.ui_show import show_perplexity
+
+        with ui.Screen(quiet) as screen:
+            result = score(file, text, base, ctx_size, chunks, batch_size, screen.scored)
+        show_perplexity(result, as_json)
+
+
+@app.command()
 def audit(
     repo: Annotated[str, typer.Argument(help="A repository of GGUF files: a Hub id with an optional @revision, or a folder.")],
     hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,

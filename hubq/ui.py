@@ -98,6 +98,10 @@ class Screen:
         if not self.quiet and done == total:
             self.console.print(f"read      {path} ({size(total)})")
 
+    def scored(self, done: int, total: int, ppl: float) -> None:
+        """Show how far a text has been scored, and its perplexity so far."""
+        self.say(f"scored    {done} of {total} chunks: PPL {ppl:.4f}")
+
     def say(self, line: str) -> None:
         """Show a line of progress."""
         if not self.quiet:

@@ -1,4 +1,4 @@
-"""What `hubq show`, `hubq levels` and `hubq families` print: tables, or JSON.
+"""What commands print that show what there is, `hubq show` and others: tables, or JSON.
 
 Whatever comes out of a file is shown with its control characters escaped and is never markup.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hubq.cards import Found
     from hubq.formats.gguf.arch import Family
     from hubq.formats.gguf.audit import Report
+    from hubq.perplexity import Result, Row
     from hubq.pick import Choice
     from hubq.store import Entry
     from hubq.verify import Report as Verified
@@ -174,6 +175,32 @@ def _loss(choice: Choice) -> str:
     metric = METRICS[choice.metric]
     numbers = figure(metric.factor * choice.loss.value, metric.factor * choice.loss.stderr)
     return f"{metric.title} {numbers} {metric.unit}".strip()
+
+
+def show_perplexity(result: Result, as_json: bool) -> None:
+    """llama-perplexity's numbers with the digits that it prints, a line each."""
+    if as_json:
+        print_json(
+            {
+                "chunks": result.chunks,
+                "available": result.available,
+                "tokens": result.tokens,
+                "rows": [*map(asdict, result.rows)],
+            }
+        )
+        return
+    rows = [
+        [row.name, _scaled(row, row.value), f"± {_scaled(row, row.stderr)}" if row.stderr is not None else ""]
+        for row in result.rows
+    ]
+    console = make_console(stderr=False)
+    console.print(make_table(["", "value", "error"], [*rows]))
+    console.print(f"{result.tokens:,} tokens in {result.chunks} of {result.available} chunks")
+
+
+def _scaled(row: Row, number: float) -> str:
+    """A number with llama-perplexity's digits; fractions are shown in %."""
+    return f"{100 * number:.3f} %" if row.unit == "fraction" else f"{number:.6f}"
 
 
 def show_store(root: Path, entries: Sequence[Entry], as_json: bool, what: str = "kept") -> None:

@@ -1,4 +1,4 @@
-"""A llama.cpp checkout with its converter, from the source of llama-cpp-python; fetched once into build/llama.cpp."""
+"""A llama.cpp checkout with its converter and llama-perplexity, from llama-cpp-python's source; fetched once into build."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGE = "llama-cpp-python"
-CACHE = Path(__file__).parents[1] / "build" / "llama.cpp"
+CACHE = Path(__file__).parents[1] / "build" / PACKAGE
 PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/", "models/templates/", "models/ggml-vocab-")
+PARTS += ("common/", "include/", "ggml/include/", "src/llama-ext.h", "tools/perplexity/", "vendor/nlohmann/")
+PARTS += ("vendor/sheredom/", "vendor/cpp-httplib/")
 
 
 def fetch() -> Path:
-    """The part of llama.cpp's source that converts models, of the version that llama_cpp runs. Raises where pip fails."""
+    """The part of llama.cpp's source that tests need, of the version that llama_cpp runs. Raises where pip fails."""
     folder = CACHE / version(PACKAGE)
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)

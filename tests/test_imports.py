@@ -24,7 +24,7 @@ hubq.ui hubq.doctor
 hubq.release hubq.verify hubq.site
 hubq.catalog
 hubq.cards
-hubq.plan hubq.deliver hubq.pick
+hubq.plan hubq.deliver hubq.pick hubq.perplexity
 hubq.score hubq.speed hubq.card
 hubq.record hubq.plot hubq.samples
 hubq.compare
@@ -63,7 +63,7 @@ HOMES = {
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",
     "tokenizers": "hubq.tokenize hubq.text hubq.formats.gguf",
-    "torch": "hubq.reference hubq.calibrate hubq.score hubq.doctor hubq.formats.onnx.worker",
+    "torch": "hubq.reference hubq.calibrate hubq.score hubq.perplexity hubq.doctor hubq.formats.onnx.worker",
     "transformers": "hubq.reference hubq.formats.onnx.worker",
     "typer": "hubq.cli",
     "yaml": "hubq.source hubq.card",

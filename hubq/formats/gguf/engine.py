@@ -201,7 +201,7 @@ def _run(path: Path, task: str) -> Iterator[Model]:
 
 
 @contextmanager
-def _model(path: Path, settings: Any) -> Iterator[Any]:
+def _model(path: Path, settings: Any, hint: str = AGAIN) -> Iterator[Any]:
     import llama_cpp
 
     llama_cpp.llama_log_set(_listen, None)
@@ -209,7 +209,7 @@ def _model(path: Path, settings: Any) -> Iterator[Any]:
     _log.clear()
     model = llama_cpp.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
-        raise HubqError(f"llama.cpp cannot load {path.name}: {_reason()}", AGAIN)
+        raise HubqError(f"llama.cpp cannot load {path.name}: {_reason()}", hint)
     try:
         yield model
     finally:
@@ -245,7 +245,7 @@ def _computed(model: Any, name: str, ids: np.ndarray, wanted: np.ndarray, embedd
     """A context in which the model has run on ids [T], in one batch; `wanted` [T] marks those that an output is wanted of."""
     import llama_cpp
 
-    with _context(model, name, len(ids), embeddings) as context:
+    with _context(model, name, len(ids), embeddings=embeddings) as context:
         tokens = ids.astype(np.int32)
         batch = llama_cpp.llama_batch(
             n_tokens=len(ids),
@@ -258,14 +258,15 @@ def _computed(model: Any, name: str, ids: np.ndarray, wanted: np.ndarray, embedd
 
 
 @contextmanager
-def _context(model: Any, name: str, count: int, embeddings: bool = False) -> Iterator[Any]:
-    """A context for `count` ids in one batch."""
+def _context(model: Any, name: str, count: int, **others: Any) -> Iterator[Any]:
+    """A context for `count` ids, in one batch where the `others` of llama.cpp's settings do not say how many."""
     import llama_cpp
 
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx = settings.n_batch = settings.n_ubatch = count
     settings.n_threads = settings.n_threads_batch = cores()
-    settings.embeddings = embeddings
+    for key, value in others.items():
+        setattr(settings, key, value)
     context = llama_cpp.llama_init_from_model(model, settings)
     if not context:
         raise HubqError(f"llama.cpp cannot make room for {count} tokens of {name}: {_reason()}", "use shorter windows")
@@ -308,6 +309,69 @@ def _player(path: Path, count: int) -> Iterator[_Player]:
 
     with _model(path, llama_cpp.llama_model_default_params()) as model, _context(model, path.name, count) as context:
         yield _Player(context, path.name)
+
+
+class Batched:
+    """A file in llama.cpp that runs on `room` texts of `length` ids at a time, in the batches of llama-perplexity."""
+
+    def __init__(self, model: Any, context: Any, name: str, length: int, batch: int) -> None:
+        import llama_cpp
+
+        self._api, self._context, self._name, self._step = llama_cpp, context, name, min(batch, length)
+        self.vocabulary, self.room = Vocabulary(model), max(1, batch // length)
+        self.width = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+
+    def __call__(self, ids: np.ndarray, first: int) -> np.ndarray:
+        """Logits [C, T - first, V], float32, of ids [C, T] from `first` on, C at most `room`; they last until the next call."""
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+        starts = range(0, ids.shape[1], self._step)
+        if len(starts) == 1:
+            return self._run(ids, 0, first)
+        parts = [self._run(ids[:, start : start + self._step], start, first).copy() for start in starts]
+        return np.concatenate(parts, axis=1)
+
+    def _run(self, ids: np.ndarray, start: int, first: int) -> np.ndarray:
+        """Logits of ids [C, T] that have `start` others before them, as they lie in llama.cpp's memory."""
+        count, size = ids.shape
+        tokens, owners = ids.astype(np.int32).ravel(), np.arange(count, dtype=np.int32).repeat(size)
+        places = np.tile(np.arange(start, start + size, dtype=np.int32), count)
+        wanted, ones = (places >= first).astype(np.int8), np.ones(ids.size, np.int32)
+        addresses = owners.ctypes.data + owners.itemsize * np.arange(ids.size, dtype=np.uintp)  # of each token's owners: one
+        integers = ctypes.POINTER(ctypes.c_int32)
+        batch = self._api.llama_batch(
+            n_tokens=ids.size,
+            token=tokens.ctypes.data_as(integers),
+            pos=places.ctypes.data_as(integers),
+            n_seq_id=ones.ctypes.data_as(integers),
+            seq_id=addresses.ctypes.data_as(ctypes.POINTER(integers)),
+            logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        if code := self._api.llama_decode(self._context, batch):
+            raise HubqError(f"llama.cpp failed on {self._name} with code {code}: {_reason()}", "use a smaller context")
+        shape = (count, int(wanted.sum()) // count, self.width)
+        if not shape[1]:
+            return np.empty(shape, np.float32)
+        return np.ctypeslib.as_array(self._api.llama_get_logits(self._context), shape)
+
+
+@contextmanager
+def batched(path: Path, length: int, batch: int) -> Iterator[Batched]:
+    """A GGUF opened with the settings of llama-perplexity, for texts of `length` ids and batches of `batch` ids.
+
+    Raises MissingExtra where llama.cpp is not installed, HubqError for a file that does not load or predicts no next tokens.
+    """
+    _check_available(RUNTIME)
+    import llama_cpp
+
+    room = max(1, batch // length)
+    sizes = {"n_batch": min(batch, room * length), "n_ubatch": 512, "n_seq_max": room}
+    with (
+        _model(path, llama_cpp.llama_model_default_params(), "see what it is: hubq show FILE") as model,
+        _context(model, path.name, room * length, **sizes) as context,
+    ):
+        if not llama_cpp.llama_get_memory(context):
+            raise HubqError(f"{path.name} predicts no next tokens", "perplexity is for models that generate text")
+        yield Batched(model, context, path.name, length, batch)
 
 
 _log: deque[str] = deque(maxlen=20)
