@@ -22,7 +22,7 @@ AGREED = {
     "ollama": ["plan"],
     "cache": ["plan"],
     "command": ["release", "file", "context"],
-    "usage": ["release"],
+    "usage": ["release", "level"],
 }
 
 
