@@ -117,8 +117,8 @@ def test_the_reference_held_against_itself() -> None:
 def test_metrics_are_deterministic_and_complete() -> None:
     assert estimates(correlated(7)) == estimates(correlated(7))
     assert list(METRICS) == [
-        "ppl", "ln_ppl_ratio", "ppl_ratio", "bits_per_byte", "kld", "kld_median", "kld_p99", "kld_p999", "top1", "flips", "delta_p",
-        "delta_p_rms",
+        "ppl", "ln_ppl_ratio", "ppl_ratio", "bits_per_byte", "kld", "kld_median", "kld_p99", "kld_p999", "top1", "flips",
+        "delta_p", "delta_p_rms",
         "cosine", "cosine_min", "similarity", "neighbours", "label_kld", "same_label", "ranking", "score_rms",
     ]  # fmt: skip
     for name, metric in METRICS.items():
