@@ -1,4 +1,4 @@
-# make demo   the main job on a real model, offline       make test   all tests
+# make demo   the main job on a real model, offline       make test   the tests, make thorough   more of the same
 # make lint   ruff and mypy                               make format ruff's formatter
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := build/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test thorough lint format clean
 
 # torch first and by itself: where a CPU-only wheel is on offer (say, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu),
 # pip would otherwise prefer one that brings gigabytes of CUDA along
@@ -36,6 +36,9 @@ demo: $(DEMO)/topics.jsonl
 
 test: .venv/test
 	$(BIN)/python -m pytest -q
+
+thorough: .venv/test
+	$(BIN)/python -m pytest -q -m thorough
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -91,7 +91,12 @@ def test_optimum_exports_what_the_table_says(tmp_path: Path) -> None:
     assert set(found["kinds"]) == DECODERS["optimum"]
 
 
-@pytest.mark.parametrize("name", LATER | BOTH)
+# a gated one, a mixture with shared experts, one with biases and a norm more, and one that both know
+QUICK = {"apertus", "qwen2_moe", "glm4", "llama"}
+NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.thorough) for name in LATER | BOTH]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_mobius_builds_what_transformers_computes(name: str, tmp_path: Path) -> None:
     variant = (LATER | BOTH)[name]
     folder = make(variant, tmp_path / "model")
