@@ -218,13 +218,14 @@ def _table_of(rows: list[tuple[str, Measurement]]) -> str:
     """All numbers of some measurements by their titles, in tables of ACROSS numbers."""
     metrics = [name for name in METRICS if any(name in row.values for _, row in rows)]
     parts = [metrics[start : start + ACROSS] for start in range(0, len(metrics), ACROSS)]
-    return "\n\n".join(
-        table(
-            ["Level", *(_heading(name) for name in part)],
-            [[md(title), *(_cell(row, name) for name in part)] for title, row in rows],
-        )
-        for part in parts
-    )
+    return "\n\n".join(_part(part, rows) for part in parts)
+
+
+def _part(metrics: list[str], rows: list[tuple[str, Measurement]]) -> str:
+    """The numbers of some metrics, of those measurements that have any of them."""
+    found = [(title, row) for title, row in rows if row.values.keys() & set(metrics)]
+    body = [[md(title), *(_cell(row, name) for name in metrics)] for title, row in found]
+    return table(["Level", *map(_heading, metrics)], body)
 
 
 def _references(release: Release) -> str:
