@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 END = "<|endoftext|>"
-STEPS, BATCH, LENGTH = 400, 8, 256
+STEPS, BATCH, LENGTH = 200, 4, 256
 CARD = """---
 license: psf-2.0
 language:

@@ -38,6 +38,7 @@ NOTES = {
     "says nothing, and brought to length 1.",
     "ranking": "A pair is the first words of a text and the rest of it or, every other time, of the next text.",
 }
+MOST_DIGITS = 9
 ACROSS = 4  # numbers in a table, so that it needs no scrolling
 _DATASET_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _SLUG = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
@@ -132,12 +133,17 @@ def fence(text: str, language: str = "sh") -> str:
 
 
 def figure(value: float, stderr: float) -> str:
-    """`value ± stderr` with two significant digits of the error, `1.0532 ± 0.0036`; without one five digits, not finite n/a."""
+    """`value ± stderr` with two significant digits of the error, `1.0532 ± 0.0036`; without one five digits, not finite n/a.
+
+    An error below the MOST_DIGITS-th digit behind the point is that of rounding, and not shown.
+    """
     if not math.isfinite(value):
         return "n/a"
     if not (math.isfinite(stderr) and stderr > 0):
         return f"{value:.5g}"
     digits = 1 - math.floor(math.log10(float(f"{stderr:.1e}")))
+    if digits > MOST_DIGITS:
+        return f"{value:.{MOST_DIGITS}g}"
     shown = (f"{round(number, digits) + 0.0:.{max(digits, 0)}f}" for number in (value, stderr))
     return " ± ".join(shown)
 

@@ -50,7 +50,7 @@ def recommended(release: Release) -> Recommendation | None:
     tests = {}
     for row, file in rows:
         means = np.array(row.per_window[metric])
-        tests[file.level] = p_value(means, limit, _stopped(release)) if sign * (means.mean() - limit) < 0 else 1.0
+        tests[file.level] = p_value(means, limit, drawn_from(release)) if sign * (means.mean() - limit) < 0 else 1.0
     inside = holm(tests)
     smallest = min((file for _, file in rows if file.level in inside), key=lambda file: file.size, default=None)
     return Recommendation(smallest, metric, limit, len(rows))
@@ -80,7 +80,7 @@ def _p_value(release: Release, metric: str, one: Measurement, other: Measurement
     if metric in one.per_window and metric in other.per_window:
         count = min(len(one.per_window[metric]), len(other.per_window[metric]))
         difference = np.subtract(one.per_window[metric][:count], other.per_window[metric][:count])
-        return p_value(difference, 0.0, _stopped(release))
+        return p_value(difference, 0.0, drawn_from(release))
     first, second = one.values[metric], other.values[metric]
     error = math.hypot(*(found.stderr if math.isfinite(found.stderr) else 0.0 for found in (first, second)))
     apart = abs(first.value - second.value)
@@ -122,5 +122,7 @@ def _rows(release: Release) -> list[tuple[Measurement, Artifact]]:
     return [(rows[file.level], file) for file in release.artifacts if file.level in rows]
 
 
-def _stopped(release: Release) -> bool:
-    return bool(release.evalset and release.evalset.precision)
+def drawn_from(release: Release) -> int | None:
+    """How many windows there are, where measuring stopped as soon as it was precise; None where their number was fixed."""
+    text = release.evalset
+    return text.available if text and text.precision else None

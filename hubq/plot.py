@@ -238,7 +238,7 @@ def _ratios(release: Release) -> list[Measurement]:
 def _percent(release: Release, row: Measurement) -> tuple[float, float, float]:
     """By how many percent a file's PPL exceeds the reference's: its 95 % interval's beginning, the estimate, its end."""
     means = np.array(row.per_window[LN])
-    half = half_width(means, bool(release.evalset and release.evalset.precision))
+    half = half_width(means, compare.drawn_from(release))
     low, value, high = (100 * math.expm1(float(means.mean()) + step) for step in (-half, 0.0, half))
     return low, value, high
 

@@ -148,14 +148,17 @@ class _Run:
         if wanted is None or start < FIRST:
             return total if wanted is None else min(FIRST, total)
         spreads = [float(np.std(self._differences(columns), ddof=1)) for columns in seen.values()]
-        return max(start + 1, *(needed(1.05 * spread, np.log1p(wanted), total) for spread in spreads))
+        available = self.texts.evalset.available
+        stop = max(start + 1, *(needed(1.05 * spread, np.log1p(wanted), available) for spread in spreads))
+        return min(stop, total)
 
     def precise(self, columns: list[Any]) -> bool:
         """Whether a variant's PPL ratio is known as precisely as asked."""
         wanted = self.texts.evalset.precision
         if wanted is None or len(columns) < FIRST:
             return False
-        return radius(len(columns), float(np.std(self._differences(columns), ddof=1))) <= np.log1p(wanted)
+        spread = float(np.std(self._differences(columns), ddof=1))
+        return radius(len(columns), spread, self.texts.evalset.available) <= np.log1p(wanted)
 
     def _differences(self, columns: list[Columns]) -> np.ndarray:
         """The mean differences of log-likelihood from the reference, float64 [W], of the windows scored so far."""

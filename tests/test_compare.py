@@ -12,7 +12,7 @@ from hubq import compare
 from hubq.nouns import Artifact, Estimate, EvalSet, Measurement, Release
 
 WINDOWS = 40
-TEXT = EvalSet("a.txt", None, "all", "text", "0", 0, WINDOWS, WINDOWS, 512, 0, None, "0", "0")
+TEXT = EvalSet("a.txt", None, "all", "text", "0", 0, 10 * WINDOWS, WINDOWS, 512, 0, None, "0", "0")
 
 
 def release(files: dict[str, tuple[int, float, float]], spread: float = 0.02, **changes) -> Release:
@@ -64,7 +64,7 @@ def test_more_files_ask_for_more_evidence() -> None:
 
 
 def test_where_measuring_stopped_by_itself_the_sequence_decides() -> None:
-    edge = {"Q5_K_M": (560, 0.0198 - 0.009, 0.012)}
+    edge = {"Q5_K_M": (560, 0.0198 - 0.008, 0.012)}
     fixed, stopped = release(edge), release(edge, evalset=replace(TEXT, precision=0.005))
     assert compare.recommended(fixed).file and compare.recommended(stopped).file is None
 

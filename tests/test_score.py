@@ -208,7 +208,7 @@ def test_each_variant_is_scored_until_its_own_ratio_is_precise() -> None:
     for name in ("near", "far"):
         means = np.array(found[name].per_window["ln_ppl_ratio"])
         assert len(means) == taken(found[name])
-        assert radius(len(means), means.std(ddof=1)) <= np.log(1.05) < radius(len(means) - 1, means[:-1].std(ddof=1))
+        assert radius(len(means), means.std(ddof=1), 120) <= np.log(1.05) < radius(len(means) - 1, means[:-1].std(ddof=1), 120)
 
 
 def test_what_stops_a_variant_are_its_own_numbers() -> None:
