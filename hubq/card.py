@@ -38,7 +38,7 @@ NOTES = {
     "says nothing, and brought to length 1.",
     "ranking": "A pair is the first words of a text and the rest of it or, every other time, of the next text.",
 }
-MOST_DIGITS = 9
+MOST_DIGITS = 8
 ACROSS = 4  # numbers in a table, so that it needs no scrolling
 _DATASET_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _SLUG = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)

@@ -75,3 +75,13 @@ def test_card_leaves_a_published_folder_alone(tmp_path: Path) -> None:
     told = hubq("card", tmp_path / "one")
     assert told.exit_code == 2 and "SHA256SUMS" in told.stderr
     assert (tmp_path / "one/README.md").read_text() == "other"
+
+
+def test_the_cards_of_this_repository_follow_from_their_records() -> None:
+    folder = Path(__file__).parents[1] / "cards"
+    known = cards.read_cards(folder)
+    assert len(known) >= 3
+    for one in known:
+        made = cards.rendered(one.release)
+        assert (folder / one.folder / "README.md").read_bytes() == made["README.md"], f"hubq card cards/{one.folder}"
+        assert all((folder / one.folder / name).is_file() for name in made)
