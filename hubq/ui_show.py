@@ -160,7 +160,7 @@ def show_choice(choice: Choice, as_json: bool) -> None:
     )
     console.print(f"{plain(level)}: {plain(file.files[0].path)}, {size(file.size)}", soft_wrap=True)
     console.print(f"needs {size(choice.need)} of memory {whole}", soft_wrap=True)
-    console.print(f"loses {_loss(choice)}", soft_wrap=True)
+    console.print(f"measured: {_loss(choice)}", soft_wrap=True)
     console.print()
     for line in choice.command.splitlines():
         console.print(plain(line, WHOLE), soft_wrap=True)
@@ -171,7 +171,7 @@ def _loss(choice: Choice) -> str:
     from hubq.metrics import METRICS
 
     if choice.loss is None:
-        return "an unknown amount: it was not measured"
+        return "nothing, so this is but the largest that fits"
     metric = METRICS[choice.metric]
     numbers = figure(metric.factor * choice.loss.value, metric.factor * choice.loss.stderr)
     return f"{metric.title} {numbers} {metric.unit}".strip()

@@ -89,7 +89,7 @@ def test_of_an_older_record_the_files_alone_count(tmp_path: Path) -> None:
     lines = run(str(tmp_path), "--ram", "5G").stdout.splitlines()
     assert lines[0] == "Q4_K_M: Tiny-Q4_K_M.gguf, 4.9 GB"
     assert lines[1] == "needs 4.9 GB of memory for the file alone: what else it takes is not known"
-    assert lines[2] == "loses an unknown amount: it was not measured"
+    assert lines[2] == "measured: nothing, so this is but the largest that fits"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_of_a_release_that_was_published(tiny_llama: Path, topics: Path, tmp_pat
     assert cache and (cache.full, cache.context) == (9 * 2 * 2 * 32, 1024)
     where = (Path(result.target).name, "--hub", str(tmp_path / "out"))
     lines = run(*where, "--ram", "1G").stdout.splitlines()
-    assert lines[0].startswith("Q8_0: Tiny-Llama-Q8_0.gguf, ") and lines[2].startswith("loses Mean KLD ")
+    assert lines[0].startswith("Q8_0: Tiny-Llama-Q8_0.gguf, ") and lines[2].startswith("measured: Mean KLD ")
     assert "with 1,024 tokens of context" in lines[1] and lines[-1].startswith("llama-cli -m Tiny-Llama-Q8_0.gguf -c 1024")
     found = json.loads(run(*where, "--ram", "1G", "--context", "512", "--json").stdout)
     size = (Path(result.target) / "Tiny-Llama-Q8_0.gguf").stat().st_size
