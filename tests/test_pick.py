@@ -123,7 +123,7 @@ def test_a_folder_that_hubq_did_not_publish(tmp_path: Path) -> None:
 
 
 def test_of_a_release_that_was_published(tiny_llama: Path, topics: Path, tmp_path: Path) -> None:
-    text = TextSpec(str(topics), None, windows=2)
+    text = TextSpec(str(topics), None, windows=8)
     request = Request(str(tiny_llama), parse_levels("q8_0,q4_0"), Store(tmp_path / "work"), to=str(tmp_path / "out"), text=text)
     result = publish(request)
     cache = result.release.cache
