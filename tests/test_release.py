@@ -429,6 +429,7 @@ def test_code_in_a_repository_is_refused_before_weights_are_fetched(hub: loopbac
 # --- killed ---
 
 
+@pytest.mark.thorough
 def test_killed_while_building_it_finishes_later_with_the_same_bytes(smollm2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
