@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 4,096 tokens, which splits text as Qwen's does."""
+    """Byte-level BPE of 4,096 tokens, which splits text as GPT-2's does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder, tokenizer.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=False)

@@ -43,7 +43,7 @@ def catalog(cards: Sequence[Card]) -> dict[str, Any]:
 
 
 def _card_facts(one: Card, measures: Sequence[Measure]) -> dict[str, Any]:
-    release, known = one.release, facts(one.release.card)
+    release, known, chosen = one.release, facts(one.release.card), compare.recommended(one.release)
     return {
         "card": one.folder,
         "page": f"cards/{quote(one.folder)}/",
@@ -57,7 +57,7 @@ def _card_facts(one: Card, measures: Sequence[Measure]) -> dict[str, Any]:
         "target": {"repo": place(release.target, keep_id=True), "url": _page(release.target)},
         "text": _text_facts(release.evalset),
         "references": [_reference_facts(row) for row in others(release) if row.values],
-        "files": [_file_facts(release, file, measures) for file in release.artifacts],
+        "files": [_file_facts(release, file, measures, chosen.file if chosen else None) for file in release.artifacts],
     }
 
 
@@ -65,10 +65,10 @@ def _reference_facts(row: Measurement) -> dict[str, Any]:
     return {"level": plain(row.level), "engine": plain(row.engine), "metrics": estimates(row)}
 
 
-def _file_facts(release: Release, file: Artifact, measures: Sequence[Measure]) -> dict[str, Any]:
+def _file_facts(release: Release, file: Artifact, measures: Sequence[Measure], recommended: Artifact | None) -> dict[str, Any]:
     measure = _measure(release)
     engines = {row.engine: row for row in release.measurements if row.level == file.level}
-    row, chosen = engines.get(engine(release)), compare.recommended(release)
+    row = engines.get(engine(release))
     loss = row.values.get(measure.metric) if measure and row else None
     if loss is None or not math.isfinite(loss.value):
         measure = loss = None
@@ -82,7 +82,7 @@ def _file_facts(release: Release, file: Artifact, measures: Sequence[Measure]) -
         "url": _page(release.target, "blob", "main", *path.split("/")),
         "measure": measures.index(measure) if measure else None,
         "loss": _estimate(loss) if loss else None,
-        "recommended": bool(chosen and chosen.file == file),
+        "recommended": file == recommended,
         "metrics": {plain(name): estimates(row) for name, row in sorted(engines.items())},
     }
 

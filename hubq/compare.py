@@ -42,7 +42,7 @@ def recommended(release: Release) -> Recommendation | None:
     For each file the hypothesis is tested that it loses more than `release.within`: the chance that any of those shown to be
     within it is not is at most 5 % (Holm's procedure over all files).
     """
-    rows = _rows(release)
+    rows = measured(release)
     metric = next((name for name in LOSS if rows and all(name in row.per_window for row, _ in rows)), None)
     if metric is None:
         return None
@@ -71,7 +71,8 @@ def alike(release: Release) -> list[tuple[str, str]]:
         (file.level, second.level): _p_value(release, metric, one, other)
         for (one, file), (other, second) in combinations(rows, 2)
     }
-    return [pair for pair in tests if pair not in holm(tests)]
+    different = holm(tests)
+    return [pair for pair in tests if pair not in different]
 
 
 def _p_value(release: Release, metric: str, one: Measurement, other: Measurement) -> float:
@@ -108,14 +109,14 @@ def pareto(release: Release) -> set[str]:
 
 def stray(release: Release) -> tuple[str, list[tuple[Measurement, Artifact]]]:
     """The metric that tells best how far files stray from their source, and the files that were measured by it; "" if none."""
-    rows = _rows(release)
+    rows = measured(release)
     for metric in STRAY:
         if found := [pair for pair in rows if metric in pair[0].values and math.isfinite(pair[0].values[metric].value)]:
             return metric, found
     return "", []
 
 
-def _rows(release: Release) -> list[tuple[Measurement, Artifact]]:
+def measured(release: Release) -> list[tuple[Measurement, Artifact]]:
     """The measured files in the engine that users run, in the order of the card."""
     first = next(iter(engines(release)), None)
     rows = {row.level: row for row in release.measurements if row.engine == first}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 REFERENCE = "reference"  # what stands for a level in the measurement of the source itself
 FLOOR = "floor"  # and in that of the source computed in 16 bits
+WITHIN = 0.02  # the loss of PPL up to which a file is recommended where nobody says how much
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,5 +346,5 @@ class Release:
     newer: str = ""
     inputs: tuple[RepoFile, ...] = ()
     environment: str = ""
-    within: float = 0.02
+    within: float = WITHIN
     cache: Cache | None = None

@@ -17,7 +17,7 @@ from hubq.errors import BadSource, HubError, Unsupported, Usage
 from hubq.formats import Expected, Options, open_format
 from hubq.formats.checks import check_names
 from hubq.hub import Files, Hub, connect
-from hubq.nouns import Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
+from hubq.nouns import WITHIN, Artifact, EvalSet, ImportanceMatrix, Level, Origin, Snapshot, Source
 from hubq.pooling import pooling
 from hubq.source import check_counts, read_card, read_config, used
 from hubq.store import Store, key
@@ -70,7 +70,7 @@ class Request:
     floor: bool = False
     logits: int | None = None
     logits_on_disk: bool = False
-    within: float = 0.02
+    within: float = WITHIN
 
 
 @dataclass(frozen=True, slots=True)

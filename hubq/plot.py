@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # which an image cannot see, so `prefers-color-scheme` would be wrong exactly where it matters.
 INK = "#777777"
 SERIES = (("#2f7fc1", "o", True), ("#c0602a", "D", False), ("#4f8a3c", "s", False))
-FLOOR = 1e-5  # nats per token; zero has no logarithm, and below this little but an engine's rounding is left
+LEAST = 1e-5  # nats per token; zero has no logarithm, and below this little but an engine's rounding is left
 PALETTE = ("#2f7fc1", "#c0602a", "#4f8a3c", "#8a5fb0", "#a8862a", "#3f8f8f", "#777777")
 LN = "ln_ppl_ratio"
 TICKS = (-50, -20, -10, -5, 5, 10, 20, 50, 100, 200, 500, 1000, 10000)  # percent
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     @property
     def y(self) -> float:
         """Where the point is drawn."""
-        return max(self.kld.value, FLOOR)
+        return max(self.kld.value, LEAST)
 
 
 class Box(NamedTuple):
@@ -177,9 +177,9 @@ def _dress(axes: Axes, unit: str, legend: bool) -> None:
 
 
 def _number(value: float) -> str:
-    """A tick's label; points of no more than FLOOR are drawn at it."""
+    """A tick's label; points of no more than LEAST are drawn at it."""
     text = f"{value:g}".replace("e-0", "e-")
-    return f"≤ {text}" if value < 1.01 * FLOOR else text
+    return f"≤ {text}" if value < 1.01 * LEAST else text
 
 
 def _label(axes: Axes, series: dict[str, list[Point]]) -> None:
@@ -230,9 +230,7 @@ def _leader(x: float, y: float, dx: float, dy: float) -> list[Box]:
 
 def _ratios(release: Release) -> list[Measurement]:
     """The files' measurements in the engine that users run, best level first, where they have PPL ratios."""
-    engine = next(iter(compare.engines(release)), None)
-    rows = {row.level: row for row in release.measurements if row.engine == engine}
-    return [rows[file.level] for file in release.artifacts if file.level in rows and LN in rows[file.level].per_window]
+    return [row for row, _ in compare.measured(release) if LN in row.per_window]
 
 
 def _percent(release: Release, row: Measurement) -> tuple[float, float, float]:

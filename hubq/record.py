@@ -12,7 +12,7 @@ from typing import Any
 
 from hubq.errors import BadSource, HubqError, Unsupported
 from hubq.hub.files import check_path
-from hubq.nouns import FLOOR, REFERENCE, Artifact, EvalSet, ImportanceMatrix, Measurement, Release, RepoFile, Snapshot
+from hubq.nouns import FLOOR, REFERENCE, WITHIN, Artifact, EvalSet, ImportanceMatrix, Measurement, Release, RepoFile, Snapshot
 from hubq.parse import read_json
 from hubq.source import HUB_ID
 
@@ -224,7 +224,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "speeds": raw.get("speeds", []),
         "inputs": raw.get("inputs", []),
         "environment": raw.get("environment", ""),
-        "within": raw.get("within", 0.02),
+        "within": raw.get("within", WITHIN),
         "cache": raw.get("cache"),
     }
 

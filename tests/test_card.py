@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
+from shelf import WIKITEXT
 
 from hubq import card
 from hubq.errors import BadSource, Unsupported
 from hubq.formats.gguf.run_it import usage
-from hubq.nouns import Artifact, Check, Estimate, EvalSet, Measurement, Release
+from hubq.nouns import Artifact, Check, Estimate, Measurement, Release
 
 WEIGHTS = 134_515_008
 SECRET = Path("/home/someone/.cache/hubq/1f2e")
@@ -82,21 +83,6 @@ def make(levels=THREE, engines=("weights", "llama.cpp"), **changes) -> Release:
     reference = {"ppl": Estimate(21.376, 0.3816, 592 * 255), "bits_per_byte": Estimate(1.0123, 0.0041, 592 * 255)}
     rows = [Measurement("reference", "transformers", reference)] if engines else []
     rows += [measurement(level, engine, 1 + 0.02 * (engine == "llama.cpp")) for engine in engines for level in levels]
-    text = EvalSet(
-        dataset="Salesforce/wikitext",
-        config="wikitext-2-raw-v1",
-        split="test",
-        field="text",
-        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-        tokens=303_501,
-        available=592,
-        windows=592,
-        length=512,
-        seed=0,
-        bos=None,
-        text_sha256="17" * 32,
-        ids_sha256="2a" * 32,
-    )
     release = Release(
         source="HuggingFaceTB/SmolLM2-135M-Instruct",
         commit="12fd25f77366fa6b3b4b768ec3050bf629380bac",
@@ -106,7 +92,7 @@ def make(levels=THREE, engines=("weights", "llama.cpp"), **changes) -> Release:
         card={"license": "apache-2.0", "language": ["en"], "pipeline_tag": "text-generation", "chat_template": True},
         artifacts=tuple(artifact(level) for level in levels),
         measurements=tuple(rows),
-        evalset=text if engines else None,
+        evalset=WIKITEXT if engines else None,
         versions={"hubq": "0.1.0", "gguf": "0.19.0", "transformers": "5.17.0"},
         machine="2 cores, x86_64",
         command="hubq publish HuggingFaceTB/SmolLM2-135M-Instruct@12fd25f --levels q8_0,q5_k_m,q4_k_m",

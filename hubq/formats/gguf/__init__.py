@@ -333,7 +333,7 @@ def check(
 
 
 def cache(plan: Plan) -> Cache | None:
-    """What llama.cpp keeps and computes with; see cache.cache."""
+    """What llama.cpp keeps and computes with; see kept.cache."""
     from hubq.formats.gguf.kept import cache
 
     return cache(plan.blueprint.header().metadata)
