@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hubq import __version__, card
 from hubq.deliver import SUMS
 from hubq.disk import write
 from hubq.errors import BadSource, HubError, Unsupported, Usage
-from hubq.formats import FORMATS
+from hubq.formats import FORMATS, open_format
 from hubq.hub.files import check_path
 from hubq.nouns import Release
 from hubq.record import plain, read_record
@@ -103,3 +104,23 @@ def _state(path: Path, wanted: bytes) -> str:
 def formats(release: Release) -> set[str]:
     """The formats of a release's files; hubq publishes one in a repository."""
     return {file.level.partition(":")[0] for file in release.artifacts}
+
+
+def check_record(folder: Path) -> None:
+    """Raises Usage where the folder of a manifest holds a README.md that hubq did not write, and would lose."""
+    if (folder / "README.md").exists() and not (folder / "release.json").exists():
+        raise Usage(f"{folder / 'README.md'} is not hubq's, and the card goes there", "move hubq.toml into a folder of its own")
+
+
+def beside(folder: Path, place: int, name: str) -> Path:
+    """Where the record of a manifest's format lies: that of the first one in its `folder`, others in folders beside it."""
+    return folder if place == 0 else folder.with_name(f"{folder.name}-{open_format(name).WORDS.title}")
+
+
+def keep(folder: Path, releases: Sequence[Release]) -> None:
+    """Write the records of what was published by the manifest in `folder`: the first one there, others in folders beside it."""
+    for place, release in enumerate(releases):
+        found = beside(folder, place, min(formats(release)))
+        found.mkdir(exist_ok=True)
+        for name, data in card.files(release, card.usage(release)).items():
+            write(found / name, data)

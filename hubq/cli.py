@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from hubq import __version__
+from hubq import __version__, options
 from hubq.errors import HubqError, Usage
 from hubq.secrets import guarded
 
 if TYPE_CHECKING:
-    from hubq.formats.gguf.recipe import Custom
     from hubq.nouns import Level
     from hubq.plan import Request
+    from hubq.release import Result
     from hubq.sealed import Environment
-    from hubq.text import TextSpec
+    from hubq.steps import Step
+    from hubq.store import Store
 
 app = typer.Typer(
     name="hubq",
@@ -36,10 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-WITHIN = "2%"
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
 def _version(wanted: bool) -> None:
@@ -57,64 +52,40 @@ def root(
 
 @app.command()
 def publish(
+    ctx: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
             help="A Hub id (org/model, or org/model@revision), a folder in Hub format, or a GGUF in F32, BF16 or F16; "
-            "REPO:FILE names a GGUF of several."
+            "REPO:FILE names a GGUF of several. Or a folder with a hubq.toml, which says all that changes files and numbers."
         ),
     ],
-    levels: Annotated[str, typer.Option(help="Levels, separated by commas, or all; see `hubq levels`.")],
-    to: Annotated[str | None, typer.Option(help="Where to: owner/name on the Hub, or a folder that acts as a hub.")] = None,
-    hub: Annotated[Path | None, typer.Option(help="A folder to take the model from by its id, instead of the Hub.")] = None,
-    dataset: Annotated[
-        str, typer.Option(help="Text to measure on: a Hub id (ID or ID:config) or a .txt, .jsonl or .parquet file.")
-    ] = "Salesforce/wikitext:wikitext-2-raw-v1",
-    split: Annotated[str, typer.Option(help="The split of the dataset.")] = "test",
-    text_field: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
-    windows: Annotated[
-        str | None,
-        typer.Option(
-            help="How many windows of 512 tokens to score, or texts for models that embed or classify them; or all.",
-            show_default="32, or 256 texts",
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Stop as soon as each file's PPL ratio is known to so much, as 0.5% (95 %); --windows is the most."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the windows or texts.")] = 0,
+    levels: options.Levels = None,
+    to: options.To = None,
+    hub: options.Hub = None,
+    dataset: options.Dataset = options.WIKITEXT,
+    split: options.Split = "test",
+    text_field: options.TextField = "text",
+    windows: options.Windows = None,
+    precision: options.Precision = None,
+    seed: options.Seed = 0,
     logits_budget: Annotated[
         str | None,
         typer.Option(help="How much to keep of what the reference computes: 2G of memory, or disk:20G.", show_default="2G"),
     ] = None,
-    floor: Annotated[
-        bool, typer.Option("--floor/--no-floor", help="Measure the source in 16 bits, too: what is less is noise.")
-    ] = True,
-    within: Annotated[
-        str, typer.Option(help="Recommend the smallest file of which it is shown that it loses no more, of the PPL ratio.")
-    ] = WITHIN,
-    no_eval: Annotated[bool, typer.Option("--no-eval", help="Publish without measuring.")] = False,
-    imatrix: Annotated[
-        str, typer.Option(help="Importance matrix: none, a file (GGUF or .dat), or auto to compute one from --calibration.")
-    ] = "none",
-    calibration: Annotated[
-        str, typer.Option(help="Text for --imatrix auto: ID:config:split on the Hub, or a .txt, .jsonl or .parquet file.")
-    ] = "Salesforce/wikitext:wikitext-2-raw-v1:train",
-    calibration_windows: Annotated[str, typer.Option(help="How many windows of 512 tokens of it to use, or all.")] = "128",
-    tensor_type: Annotated[
-        list[str] | None, typer.Option(help="REGEX=TYPE: store the tensors whose names match so; may be repeated.")
-    ] = None,
-    tensor_type_file: Annotated[Path | None, typer.Option(help="A file of REGEX=TYPE, as llama-quantize takes it.")] = None,
-    output_tensor_type: Annotated[str | None, typer.Option(help="Storage type of the output matrix.")] = None,
-    token_embedding_type: Annotated[str | None, typer.Option(help="Storage type of the token embeddings.")] = None,
-    pure: Annotated[bool, typer.Option("--pure", help="Store all matrices in the level's base type.")] = False,
-    split_max_size: Annotated[
-        str | None, typer.Option(help="Most bytes of one file, as 300M or 2G; larger ones are split.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Hardware that ONNX levels are for: cpu, arm64, avx2, avx512, avx512_vnni, cuda, webgpu.")
-    ] = None,
+    floor: options.Floor = True,
+    within: options.Within = options.WITHIN,
+    no_eval: options.NoEval = False,
+    imatrix: options.Imatrix = "none",
+    calibration: options.Calibration = f"{options.WIKITEXT}:train",
+    calibration_windows: options.CalibrationWindows = "128",
+    tensor_type: options.TensorType = None,
+    tensor_type_file: options.TensorTypeFile = None,
+    output_tensor_type: options.OutputTensorType = None,
+    token_embedding_type: options.TokenEmbeddingType = None,
+    pure: options.Pure = False,
+    split_max_size: options.SplitMaxSize = None,
+    target: options.Target = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Build, measure, push and delete one level after another, for small disks.")
     ] = False,
@@ -122,11 +93,8 @@ def publish(
         Path | None,
         typer.Option("--llama-cpp", help="llama.cpp's source: its converter takes the architectures that hubq does not know."),
     ] = None,
-    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure how fast the files run on this machine.")] = True,
-    exporter: Annotated[
-        str,
-        typer.Option(help="What turns the model into ONNX graphs: optimum, mobius, or auto: optimum where it knows the kind."),
-    ] = "auto",
+    speed: options.Speed = True,
+    exporter: options.Exporter = "auto",
     sign: Annotated[
         str | None,
         typer.Option(help="Sign the release: a private key (PEM, elliptic curve), or sigstore in a job with an identity."),
@@ -141,69 +109,53 @@ def publish(
     require_latest: Annotated[
         bool, typer.Option("--require-latest", help="Push nothing if the source moved on in the meantime.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Let other processes do the steps: local, ray or ray://HOST:PORT, or jobs on Hugging Face."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="How many steps at a time, with --engine.")] = None,
+    summary: options.Summary = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
-    work_dir: Annotated[Path | None, typer.Option(help="Where finished work is kept (HUBQ_HOME).")] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    work_dir: options.WorkDir = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Pull a model, build every level, measure them, write the card and push it all in one commit."""
     with _answering(as_json):
-        from hubq import ui
-        from hubq.formats import parse_levels
-        from hubq.plan import Request, is_repository, plan
+        from hubq import cards, init, manifest, ui
+        from hubq.plan import plan
         from hubq.release import publish as run
-        from hubq.store import Store, default_root
 
-        weigh = _imatrix(imatrix, calibration, text_field, calibration_windows, seed)
-        chosen = parse_levels(levels, matrix=weigh is not None)
-        text = None if no_eval else _text(dataset, split, text_field, windows, seed)
-        if precision and text:
-            text = replace(text, precision=_share("--precision", precision), windows=text.windows if windows else None)
+        place = manifest.find(model)
+        if place:
+            _refuse_contents(ctx, place)
+            cards.check_record(place.parent)
+            wanted = manifest.resolved(manifest.read(place), place.parent)
+        else:
+            wanted = init.from_options(ctx.params)
         budget = _budget(logits_budget)
-        custom, split_size = _custom(
-            tensor_type, tensor_type_file, output_tensor_type, token_embedding_type, pure, split_max_size
-        )
-        request = Request(
-            model=model,
-            levels=chosen,
-            store=Store(work_dir or default_root()),
-            to=to,
+        if llama_cpp and not llama_cpp.is_dir():
+            raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
+        requests = manifest.requests(
+            wanted,
+            _store(work_dir),
+            to,
             hub=hub,
-            text=text,
-            imatrix=weigh,
-            custom=custom,
-            split=split_size,
             stream=stream,
             private=private,
-            command=_command(dataset, split, text_field, windows, seed, no_eval, precision, within),
-            options=_options(custom, split_max_size),
-            imatrix_options=_imatrix_options(imatrix, calibration, text_field, calibration_windows, seed),
             llama_cpp=llama_cpp,
-            speed=speed,
             sign=sign,
-            exporter=exporter,
             pull_request=pr,
             create=create_repo,
             require_latest=require_latest,
-            floor=floor,
             logits=budget[0],
             logits_on_disk=budget[1],
-            within=_share("--within", within),
         )
-        leaving = _leaving(delete, chosen)
-        if llama_cpp and not llama_cpp.is_dir():
-            raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
-        if target and not any(level.format == "onnx" for level in chosen):
-            raise Usage(f"--target {target}: GGUF files are the same for all hardware", "leave it out, or add an ONNX level")
+        leaving = _leaving(delete, [level for request in requests for level in request.levels])
         requests = [
-            replace(
-                _of_format(request, name, tuple(group), target),
-                delete=tuple(level for level in leaving if level.format == name),
-            )
-            for name, group in groupby(chosen, lambda level: level.format)
+            replace(request, delete=tuple(level for level in leaving if level.format == request.levels[0].format))
+            for request in requests
         ]
-        if to and len(requests) > 1 and is_repository(to):
-            raise Usage(f"--to {to}: one repository, for levels of two formats", "name a folder, or leave --to out")
         if dry_run:
             ui.show_plans([plan(request) for request in requests], as_json)
             return
@@ -211,16 +163,173 @@ def publish(
             _confirm(leaving, yes)
         known: list[Any] = []  # what the reference says is the same for all formats
         with ui.Screen(quiet) as screen:
+            if engine:
+                from hubq.engines import Work, carry
+
+                carry(Work(engine, wanted, requests, jobs), screen.tell)
             results = [run(request, screen.tell, known) for request in requests]
-        ui.show_results(results, as_json)
+        _report(results, place, summary, as_json)
 
 
-def _of_format(request: Request, name: str, levels: tuple[Level, ...], target: str | None) -> Request:
-    """The request for the levels of one format; hardware matters to ONNX files alone."""
-    if name != "onnx" or target is None:
-        return replace(request, levels=levels)
-    options = f"{request.options} {shlex.join(['--target', target])}".strip()
-    return replace(request, levels=levels, target=target, options=options)
+def _refuse_contents(ctx: typer.Context, place: Path) -> None:
+    """Raises Usage for options that say what the manifest says."""
+    running = {"model", "to", "hub", "work_dir"}
+    contents = inspect.signature(init).parameters.keys() - running
+    given = [name for name in ctx.params if name in contents and str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
+    given = [name for name in given if name not in ("quiet", "as_json")]
+    if given:
+        raise Usage(
+            f"--{given[0].replace('_', '-')}: {place} says what is published", f"change it in {place}, or name the model"
+        )
+
+
+def _store(work_dir: Path | None) -> Store:
+    from hubq.store import Store, default_root
+
+    return Store(work_dir or default_root())
+
+
+def _report(results: list[Result], place: Path | None, summary: Path | None, as_json: bool) -> None:
+    """Show what was published, and keep it beside its manifest if there is one."""
+    from hubq import cards, ui
+
+    if place:
+        cards.keep(place.parent, [result.release for result in results])
+    if summary:
+        with open(summary, "a", encoding="utf-8") as file:
+            file.write(ui.summary(results))
+    ui.show_results(results, as_json)
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model, as for `hubq publish`.")],
+    levels: options.Levels = None,
+    to: options.To = None,
+    hub: options.Hub = None,
+    dataset: options.Dataset = options.WIKITEXT,
+    split: options.Split = "test",
+    text_field: options.TextField = "text",
+    windows: options.Windows = None,
+    precision: options.Precision = None,
+    seed: options.Seed = 0,
+    floor: options.Floor = True,
+    within: options.Within = options.WITHIN,
+    no_eval: options.NoEval = False,
+    imatrix: options.Imatrix = "none",
+    calibration: options.Calibration = f"{options.WIKITEXT}:train",
+    calibration_windows: options.CalibrationWindows = "128",
+    tensor_type: options.TensorType = None,
+    tensor_type_file: options.TensorTypeFile = None,
+    output_tensor_type: options.OutputTensorType = None,
+    token_embedding_type: options.TokenEmbeddingType = None,
+    pure: options.Pure = False,
+    split_max_size: options.SplitMaxSize = None,
+    target: options.Target = None,
+    speed: options.Speed = True,
+    exporter: options.Exporter = "auto",
+    cards: options.Cards = Path("cards"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a manifest that is there.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a manifest: what is published of a model, and where to, with everything pinned to commits."""
+    with _answering(as_json):
+        from hubq.init import from_options, pinned, write
+        from hubq.ui_show import show_manifest
+
+        show_manifest(write(pinned(from_options(ctx.params), to, hub), cards, force), as_json)
+
+
+@app.command()
+def plan(
+    card: options.Card,
+    github: Annotated[
+        bool, typer.Option("--github", help="Print the outputs of a step in GitHub Actions: a matrix of jobs.")
+    ] = False,
+    to: options.To = None,
+    hub: options.Hub = None,
+    work_dir: options.WorkDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show the steps of a release, with keys, sizes and needs, for anything that runs processes; touches nothing."""
+    with _answering(as_json):
+        from hubq.engines.github import outputs
+        from hubq.steps import planned_steps
+        from hubq.ui_show import show_steps
+
+        place, requests = _requests(card, to, hub, work_dir)
+        found = [planned_steps(request) for request in requests]
+        if github:
+            print("\n".join(f"{name}={value}" for name, value in outputs(place.parent.name, requests, found).items()))
+        else:
+            show_steps(found, as_json)
+
+
+@app.command("run-step")
+def run_step(
+    card: options.Card,
+    keys: Annotated[list[str], typer.Argument(help="The keys of the steps, as `hubq plan` prints them.")],
+    to: options.To = None,
+    hub: options.Hub = None,
+    shared: Annotated[
+        str | None, typer.Option("--store", help="A repository that a store is shared by: owner/name, or a folder.")
+    ] = None,
+    sign: Annotated[str | None, typer.Option(help="Sign the release; see `hubq publish`.")] = None,
+    pr: Annotated[bool, typer.Option("--pr", help="Push into a pull request.")] = False,
+    summary: options.Summary = None,
+    work_dir: options.WorkDir = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Do steps of a release, each once and for all: what the store holds is not done again. What one needs has to be there."""
+    with _answering(as_json):
+        from hubq import cards, ui
+        from hubq.release import run_steps
+        from hubq.ui_show import show_done
+
+        place, requests = _requests(card, to, hub, work_dir, sign=sign, pull_request=pr)
+        cards.check_record(place.parent)
+        done: dict[str, Step] = {}
+        results: list[Result] = []
+        with ui.Screen(quiet) as screen:
+            for request in requests:
+                found, made = run_steps(request, set(keys), screen.tell)
+                done |= found
+                results += made.values()
+        if unknown := [key for key in keys if key not in done]:
+            raise Usage(
+                f"{place} has no step {unknown[0]}",
+                f"see `hubq plan {card}`: keys change with the manifest, the text and the versions of hubq and its packages",
+            )
+        if results:
+            _report(results, place, summary, as_json)
+        else:
+            show_done(list(done.values()), as_json)
+
+
+def _requests(card: Path, to: str | None, hub: Path | None, work_dir: Path | None, **run: Any) -> tuple[Path, list[Request]]:
+    """The manifest that a card's folder holds, and what it asks for."""
+    from hubq import manifest
+
+    if (place := manifest.find(card)) is None:
+        raise Usage(f"{card} holds no {manifest.NAME}", "write one with `hubq init MODEL --levels LEVELS`")
+    wanted = manifest.resolved(manifest.read(place), place.parent)
+    return place, manifest.requests(wanted, _store(work_dir), to, hub=hub, **run)
+
+
+@app.command()
+def status(
+    folder: options.Cards = Path("cards"),
+    hub: options.Hub = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare manifests, their records and what is published: has a source moved, is a level missing, is a card stale?"""
+    with _answering(as_json):
+        from hubq.status import status as look
+        from hubq.ui_show import show_status
+
+        show_status(look(folder, hub), as_json)
 
 
 def _leaving(delete: str, chosen: Sequence[Level]) -> tuple[Level, ...]:
@@ -248,29 +357,6 @@ def _confirm(leaving: Sequence[Level], yes: bool) -> None:
         raise HubqError("nothing was deleted and nothing published", "leave --delete out")
 
 
-def _text(dataset: str, split: str, field: str, windows: str | None, seed: int, option: str = "--windows") -> TextSpec:
-    from hubq.text import TextSpec
-
-    if windows not in (None, "all") and not (windows.isdecimal() and int(windows) >= 2):
-        raise Usage(f"{option} {windows}: not a number of at least 2, nor all", "32 are plenty for a first look")
-    name, config = (dataset, None) if Path(dataset).exists() else (dataset.partition(":")[0], dataset.partition(":")[2] or None)
-    spec = TextSpec(name, config, split, field, seed=seed)
-    count = None if windows == "all" else int(windows or 0)
-    return spec if windows is None else replace(spec, windows=count, texts=count)
-
-
-def _share(option: str, text: str) -> float:
-    """A share that is given in percent, as 0.5%."""
-    number = text.strip().removesuffix("%")
-    try:
-        share = float(number) / 100 if text.strip().endswith("%") else math.nan
-    except ValueError:
-        share = math.nan
-    if not 1e-5 <= share <= 1:
-        raise Usage(f"{option} {text}: not a share in percent from 0.001% to 100%", f"write it as {option} 0.5%")
-    return share
-
-
 def _budget(text: str | None) -> tuple[int | None, bool]:
     """(bytes, whether they are of the disk) of --logits-budget."""
     from hubq.formats.gguf.split import parse_size
@@ -283,73 +369,8 @@ def _budget(text: str | None) -> tuple[int | None, bool]:
     return parse_size(size, "--logits-budget"), kind == "disk"
 
 
-def _imatrix(imatrix: str, calibration: str, field: str, windows: str, seed: int) -> Path | TextSpec | None:
-    if imatrix == "none":
-        return None
-    if imatrix != "auto":
-        if not Path(imatrix).is_file():
-            raise Usage(f"--imatrix {imatrix}: there is no such file", "give a file, auto or none")
-        return Path(imatrix)
-    dataset, _, split = (calibration, "", "") if Path(calibration).exists() else calibration.rpartition(":")
-    return _text(dataset or calibration, split or "train", field, windows, seed, "--calibration-windows")
-
-
-def _custom(
-    tensor_types: list[str] | None, file: Path | None, output: str | None, embedding: str | None, pure: bool, split: str | None
-) -> tuple[Custom | None, int | None]:
-    """The recipe that the options change, if they do, and the most bytes of a file."""
-    from hubq.formats.gguf.recipe import Custom, parse_tensor_type, parse_type, read_tensor_types
-    from hubq.formats.gguf.split import parse_size
-
-    chosen = Custom(
-        (*map(parse_tensor_type, tensor_types or ()), *(read_tensor_types(file) if file else ())),
-        parse_type(output) if output else None,
-        parse_type(embedding) if embedding else None,
-        pure,
-    )
-    return (None if chosen == Custom() else chosen), (parse_size(split) if split else None)
-
-
-def _options(custom: Custom | None, split: str | None) -> str:
-    """How the command line says what shapes files besides levels and importance matrix; a file's recipe is written out."""
-    words = [] if split is None else ["--split-max-size", split]
-    if custom:
-        for pattern, kind in custom.tensor_types:
-            words += ["--tensor-type", f"{pattern}={kind}"]
-        words += ["--output-tensor-type", custom.output] if custom.output else []
-        words += ["--token-embedding-type", custom.embedding] if custom.embedding else []
-        words += ["--pure"] if custom.pure else []
-    return shlex.join(words)
-
-
-def _imatrix_options(imatrix: str, calibration: str, field: str, windows: str, seed: int) -> str:
-    """How the command line says which importance matrix; local files go by their names."""
-    if imatrix == "none":
-        return ""
-    if imatrix != "auto":
-        return shlex.join(["--imatrix", Path(imatrix).name])
-    text = Path(calibration).name if Path(calibration).exists() else calibration
-    return shlex.join(["--imatrix", "auto", "--calibration", text, "--calibration-windows", windows])
-
-
-def _command(
-    dataset: str, split: str, field: str, windows: str | None, seed: int, no_eval: bool, precision: str | None, within: str
-) -> str:
-    """The command that makes the release again; {model} stands for the pinned source, {build} for levels and their options,
-    {windows} for the number of windows or texts where none is given.
-
-    A local text goes by its name.
-    """
-    words = ["--dataset", Path(dataset).name] if Path(dataset).exists() else ["--dataset", dataset, "--split", split]
-    words += ["--text-field", field]
-    words += ["--precision", precision] if precision else []
-    words += ["--within", within] if within != WITHIN else []
-    scored = f"{shlex.join(words)} --windows {windows or '{windows}'} --seed {seed}"
-    return f"hubq publish {{model}} {{build}} {'--no-eval' if no_eval else scored}"
-
-
 @app.command()
-def levels(as_json: Json = False) -> None:
+def levels(as_json: options.Json = False) -> None:
     """List the levels by precision, best first."""
     with _answering(as_json):
         from hubq.formats import levels
@@ -359,7 +380,7 @@ def levels(as_json: Json = False) -> None:
 
 
 @app.command()
-def families(as_json: Json = False) -> None:
+def families(as_json: options.Json = False) -> None:
     """List the families of models that hubq converts to GGUF, with their classes in transformers."""
     with _answering(as_json):
         from hubq.formats.gguf.arch import families
@@ -372,7 +393,7 @@ def families(as_json: Json = False) -> None:
 def show(
     files: Annotated[list[Path], typer.Argument(help="GGUF files, or folders that hold some; of a split model any part.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of the file, too.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show what GGUF files hold: level, size, storage types, metadata. Several files get a line each."""
     with _answering(as_json):
@@ -394,8 +415,8 @@ def perplexity(
     ctx_size: Annotated[int, typer.Option("--ctx-size", "-c", min=16, help="Tokens of a chunk.")] = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="Score the first chunks only.", show_default="all")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Tokens that llama.cpp gets at once.")] = 2048,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compute what llama-perplexity prints of a GGUF, digit by digit: PPL, and with --base the numbers of --kl-divergence."""
     with _answering(as_json):
@@ -412,7 +433,7 @@ def perplexity(
 def audit(
     repo: Annotated[str, typer.Argument(help="A repository of GGUF files: a Hub id with an optional @revision, or a folder.")],
     hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Look over a published repository: names, templates, tokenizers, leaks. Reads headers only; exit code 3 for errors."""
     with _answering(as_json):
@@ -448,8 +469,8 @@ def verify(
     hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
     llama_cpp: Annotated[Path | None, typer.Option("--llama-cpp", help="llama.cpp's source, as for publish.")] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Where work is kept that is done again (default: nowhere).")] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check that a release holds what it says: hashes, record and card; bytes and numbers on request. Exit code 3 if not."""
     with _answering(as_json):
@@ -481,7 +502,7 @@ def pick(
         int | None, typer.Option(min=1, help="Tokens of context.", show_default="4096, or the model's if that is less")
     ] = None,
     hub: Annotated[Path | None, typer.Option(help="A folder to look for ids in, instead of the Hub.")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say which file of a release to take: the one that loses least of those that fit. Exit code 1 if none fits."""
     with _answering(as_json):
@@ -498,11 +519,10 @@ def pick(
 
 store = typer.Typer(help="The work store: what earlier runs finished.", no_args_is_help=True)
 app.add_typer(store, name="store")
-WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Where finished work is kept (HUBQ_HOME).")]
 
 
 @store.command("list")
-def store_list(work_dir: WorkDir = None, as_json: Json = False) -> None:
+def store_list(work_dir: options.WorkDir = None, as_json: options.Json = False) -> None:
     """List what is kept, with sizes."""
     with _answering(as_json):
         from hubq.store import Store, default_root
@@ -513,7 +533,7 @@ def store_list(work_dir: WorkDir = None, as_json: Json = False) -> None:
 
 
 @store.command("verify")
-def store_verify(work_dir: WorkDir = None, as_json: Json = False) -> None:
+def store_verify(work_dir: options.WorkDir = None, as_json: options.Json = False) -> None:
     """Read every finished file and compare its SHA-256; exit code 3 where one is damaged. Nothing is deleted."""
     with _answering(as_json):
         from hubq.store import Store, default_root
@@ -531,8 +551,8 @@ def store_prune(
     days: Annotated[int | None, typer.Option(min=0, help="Delete what was finished so many days ago, too.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Delete all that is kept.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go, and delete nothing.")] = False,
-    work_dir: WorkDir = None,
-    as_json: Json = False,
+    work_dir: options.WorkDir = None,
+    as_json: options.Json = False,
 ) -> None:
     """Delete what killed runs left behind and what is damaged; with --days or --all more. It can all be made again."""
     with _answering(as_json):
@@ -553,14 +573,13 @@ def store_prune(
 
 cards = typer.Typer(help="A folder of cards: check them, and browse them as a site.", no_args_is_help=True)
 app.add_typer(cards, name="cards")
-Cards = Annotated[Path, typer.Option("--cards", help="The folder of cards, one folder with a release.json per model.")]
 
 
 @cards.command("build")
 def cards_build(
-    folder: Cards = Path("cards"),
+    folder: options.Cards = Path("cards"),
     out: Annotated[Path, typer.Option(help="Where to: a new folder, or one that holds an older site.")] = Path("site"),
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make a static site of them: a table of all files, a page per model, and cards.json with the same data."""
     with _answering(as_json):
@@ -572,9 +591,9 @@ def cards_build(
 
 @cards.command("serve")
 def cards_serve(
-    folder: Cards = Path("cards"),
+    folder: options.Cards = Path("cards"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the site on this machine alone, until Ctrl-C, which ends it with exit code 0."""
     with _answering(as_json):
@@ -587,7 +606,7 @@ def cards_serve(
 
 
 @cards.command("check")
-def cards_check(folder: Cards = Path("cards"), as_json: Json = False) -> None:
+def cards_check(folder: options.Cards = Path("cards"), as_json: options.Json = False) -> None:
     """Check that every README.md and plot follows from its release.json; exit code 3 where one does not."""
     with _answering(as_json):
         from hubq.cards import check, read_cards
@@ -602,7 +621,7 @@ def cards_check(folder: Cards = Path("cards"), as_json: Json = False) -> None:
 @app.command()
 def card(
     path: Annotated[Path, typer.Argument(help="A folder that holds a release.json, or that file.")],
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write README.md and plots again from a release.json; only what changed."""
     with _answering(as_json):
@@ -620,7 +639,7 @@ Name = Annotated[str, typer.Argument(help="The exporter whose environment it is:
 
 
 @env.command("create")
-def env_create(name: Name = "optimum", quiet: Quiet = False, as_json: Json = False) -> None:
+def env_create(name: Name = "optimum", quiet: options.Quiet = False, as_json: options.Json = False) -> None:
     """Make one now, or make it anew where it is broken; publishing does so by itself when it is needed."""
     with _answering(as_json):
         from hubq import sealed, ui
@@ -632,7 +651,7 @@ def env_create(name: Name = "optimum", quiet: Quiet = False, as_json: Json = Fal
 
 
 @env.command("show")
-def env_show(as_json: Json = False) -> None:
+def env_show(as_json: options.Json = False) -> None:
     """Say which are there, and where."""
     with _answering(as_json):
         from hubq import sealed, ui
@@ -643,7 +662,7 @@ def env_show(as_json: Json = False) -> None:
 
 
 @env.command("remove")
-def env_remove(name: Name = "optimum", as_json: Json = False) -> None:
+def env_remove(name: Name = "optimum", as_json: options.Json = False) -> None:
     """Delete one; the next export that needs it makes it again."""
     with _answering(as_json):
         from hubq import sealed, ui
@@ -662,7 +681,7 @@ def _environment(name: str) -> Environment:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: options.Json = False) -> None:
     """Say what is installed and what it unlocks."""
     with _answering(as_json):
         from hubq import ui

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def sync(folder: Path) -> None:
 
 def write(path: Path, data: bytes) -> None:
     """Put a file in its place whole or not at all: written aside, fsynced, renamed."""
-    aside = path.with_name(f".{path.name}.new")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # another process may be writing the same
     with aside.open("wb") as file:
         file.write(data)
         file.flush()

@@ -232,7 +232,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast one engine ran a level's file on the release's machine, with the file in the machine's cache.
+    """How fast one engine ran a level's file on a `machine`, with the file in the machine's cache.
 
     `prompt` is of `prompt_tokens` ids in one go, `generation` of `generated_tokens` ids one by one, with `cpu` seconds of
     processor time and `energy` joules of the processor each (None: the model does not generate, or nothing tells); `load` in
@@ -250,6 +250,7 @@ class Speed:
     generation: Spread | None = None
     cpu: float | None = None
     energy: float | None = None
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +318,7 @@ class Release:
     version; `machine` describes where the numbers were measured; `command` makes the release again: {build} in it stands for
     levels and their options, see record.commands. `checks` are those that each file went through before it was pushed;
     `left_out` are the source's modules that the files do not hold; `origin` is told where the weights come from a GGUF;
-    `speeds` were measured on `machine`; `newer` is the commit that the source had moved on to when the files were pushed;
+    `newer` is the commit that the source had moved on to when the files were pushed;
     `inputs` are the source's files that were read; `environment` is the SHA-256 of the names and versions of all packages that
     were installed. `within` is the loss of PPL up to which a file is recommended (0.02: two percent more than the reference's).
     `card` is the front matter of the source's, and what hubq found of the source besides: whether it has a

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +41,8 @@ class Request:
     there; the levels in `delete` are taken out of it; with `require_latest` nothing is pushed of a source that moved on while
     hubq worked. `sign` is the file of a private key that signs the release, or "sigstore". With `floor` the source is measured
     in 16 bits, too; `logits` bounds what is kept of the reference's distributions, in bytes of memory, or of the store's disk
-    with `logits_on_disk`; `within` is the loss up to which a file is recommended.
+    with `logits_on_disk`; `within` is the loss up to which a file is recommended. `gates` maps levels to
+    metrics to the worst value that is pushed.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Request:
     logits: int | None = None
     logits_on_disk: bool = False
     within: float = WITHIN
+    gates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Plan:
     is, or that was made of it, with `origin`. In bytes: `download` is not on this machine yet, `write` is to be built, `need`
     the most that all of it takes of the disk at a time, `free` on that disk. `imatrix` pins the importance matrix in
     `imatrix_file`: both are None where there is none, or it is still to be computed from the text `calibration` and kept under
-    `imatrix_key`. `revision` is how the person named the snapshot.
+    `imatrix_key`. `revision` is how the person named the snapshot, `dtype` what a checkpoint's matrices are stored as
+    (bf16, f16 or f32).
     """
 
     hub: Hub
@@ -120,6 +123,12 @@ class Plan:
     imatrix_key: str = ""
     calibration: Windows | None = None
     revision: str | None = None
+    dtype: str = ""
+
+    @property
+    def repo(self) -> str:
+        """What its repository is called where nobody says."""
+        return _repository(self.name, self.format)
 
     @property
     def title(self) -> str:
@@ -135,7 +144,7 @@ class NotConverted(Usage):
             f"{snapshot.repo} is not converted yet, and before that nothing is known of its files", "run without --dry-run"
         )
         self.hub, self.snapshot, self.paths, self.key, self.dtype = hub, snapshot, tuple(paths), key, dtype
-        self.name = _name(snapshot.repo, False)
+        self.name = model_name(snapshot.repo, False)
 
 
 def locate(model: str, hub: Path | None) -> tuple[Hub, str, str | None, str]:
@@ -224,7 +233,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
     matrix = _importance(request, module, source, found.inputs)
     options = Options(matrix.options, request.custom, request.split, request.exporter, request.target)
     laid_out = module.plan(blueprint, request.levels, options)
-    name = _name(repo, bool(path))
+    name = model_name(repo, bool(path))
     readme = aside / "README.md"
     front = dict(read_card(readme.read_bytes())) if readme.is_file() else {}
     front["chat_template"] = laid_out.has_chat_template
@@ -248,7 +257,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
         gguf=found.gguf,
         origin=found.origin,
         items=items,
-        target=_target_name(request, f"{name}-{module.WORDS.title}"),
+        target=_target_name(request, _repository(name, module)),
         download=download,
         write=sum(sizes),
         need=(max(sizes, default=0) if request.stream else sum(sizes)) + scratch + (download if _same_disk(hub, disk) else 0),
@@ -260,6 +269,7 @@ def plan_in(aside: Path, request: Request) -> Plan:
         imatrix_key=matrix.key,
         calibration=matrix.calibration,
         revision=revision,
+        dtype=found.dtype,
     )
 
 
@@ -307,6 +317,7 @@ class _Found:
     inputs: Mapping[str, Any]
     gguf: Path | None = None
     origin: Origin | None = None
+    dtype: str = ""
 
 
 def _checkpoint(request: Request, module: ModuleType, place: _Place) -> _Found:
@@ -330,7 +341,8 @@ def _checkpoint(request: Request, module: ModuleType, place: _Place) -> _Found:
     check_counts(config, len(stored))
     if unknown is None:
         blueprint = module.draw(snapshot.repo, place.aside, config, stored)
-        return _Found(place.source(config), str(config["architectures"][0]), blueprint, small, shards, inputs)
+        dtype = checkpoint.precision(stored)
+        return _Found(place.source(config), str(config["architectures"][0]), blueprint, small, shards, inputs, dtype=dtype)
     assert request.llama_cpp
     converter, dtype = module.converter(request.llama_cpp), checkpoint.precision(stored)
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
@@ -341,7 +353,7 @@ def _checkpoint(request: Request, module: ModuleType, place: _Place) -> _Found:
     given = module.converted_source(made, converter)
     source = place.source(config, made)
     blueprint = module.draw_source(given, ())
-    return _Found(source, str(config["architectures"][0]), blueprint, small, shards, inputs, made, given.origin)
+    return _Found(source, str(config["architectures"][0]), blueprint, small, shards, inputs, made, given.origin, dtype)
 
 
 def _gguf(module: ModuleType, place: _Place, path: str) -> _Found:
@@ -389,7 +401,7 @@ def _importance(request: Request, module: ModuleType, source: Source, inputs: Ma
         read = module.read_imatrix(path)
         return _Importance(read, imatrix_facts(read, found), matrix_key, path, windows)
     names = [found.dataset, found.config or "", found.split]
-    file = f"{_name(source.repo, False)}-imatrix.gguf"
+    file = f"{model_name(source.repo, False)}-imatrix.gguf"
     expected = Expected(file, (":".join(filter(None, names)),), found.windows, found.length)
     return _Importance(expected, None, matrix_key, None, windows)
 
@@ -432,11 +444,21 @@ def kept(store: Store, key: str, imatrix: ImportanceMatrix | None, check: bool =
     return artifact if artifact and artifact.imatrix in (None, imatrix and imatrix.sha256) else None
 
 
-def _name(repo: str, is_gguf: bool) -> str:
+def model_name(repo: str, is_gguf: bool) -> str:
+    """What a model is called in names of files and repositories."""
     name = repo.rsplit("/", 1)[-1]
     if is_gguf:
         name = re.sub("(?i)[-_.]gguf$", "", name)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def repository(model: str, is_gguf: bool, format: str) -> str:
+    """What the repository of a model's files of a format is called where nobody says."""
+    return _repository(model_name(model, is_gguf), open_format(format))
+
+
+def _repository(name: str, module: ModuleType) -> str:
+    return f"{name}-{module.WORDS.title}"
 
 
 def _target_name(request: Request, repo: str) -> str:

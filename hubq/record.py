@@ -168,8 +168,10 @@ def merge(release: Release, before: Release, listed: Snapshot) -> Release:
     past = before.measurements if release.evalset in (None, before.evalset) else ()
     rows = [row for row in past if row.level in same and (row.level, row.engine) not in measured]
     timed = {(row.level, row.engine) for row in release.speeds}
-    here = release.machine in ("", before.machine)  # speeds of two machines do not compare
-    speeds = [row for row in before.speeds if here and row.level in same and (row.level, row.engine) not in timed]
+    here = {row.machine for row in release.speeds}  # speeds of two machines do not compare
+    speeds = [
+        row for row in before.speeds if here <= {row.machine} and row.level in same and (row.level, row.engine) not in timed
+    ]
     matrices = {matrix.sha256: matrix for matrix in (*before.imatrices, *release.imatrices)}
     used = {file.imatrix for file in (*release.artifacts, *kept)}
     return replace(
@@ -221,7 +223,7 @@ def _nouns(raw: dict[str, Any]) -> dict[str, Any]:
         "checks": raw.get("checks", []),  # older records have none
         "left_out": raw.get("left_out", []),
         "origin": raw.get("origin"),
-        "speeds": raw.get("speeds", []),
+        "speeds": [{"machine": raw["machine"], **row} for row in raw.get("speeds", [])],
         "inputs": raw.get("inputs", []),
         "environment": raw.get("environment", ""),
         "within": raw.get("within", WITHIN),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -18,40 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from hubq import __version__
 from hubq.deliver import deliver
-from hubq.errors import GateFailed, HubError, HubqError, MissingExtra, Unsupported, Usage
+from hubq.errors import HubError, HubqError, Usage
+from hubq.examine import SPARE, checked, measured, reference_of, timed, windows_of
 from hubq.formats import cores
 from hubq.hub import Hub
-from hubq.nouns import Artifact, Measurement, Release, Snapshot, Source
+from hubq.job import Event, Job, Tell, machine
+from hubq.nouns import Artifact, Release, Snapshot, Source
 from hubq.plan import NotConverted, Plan, Request, destination, imatrix_facts, kept, plan_in
 from hubq.record import merge, plain, read_record
 from hubq.sign import KEYLESS, sign
+from hubq.steps import Step, done, steps
 from hubq.store import key
 
 if TYPE_CHECKING:
     from hubq.samples import Samples
-    from hubq.score import Budget
-    from hubq.text import TextSpec, Windows
+    from hubq.text import Windows
 
-SPARE = 64 << 20  # bytes of disk left free beside what is written
-RUNTIMES = {"llama.cpp": "llama-cpp-python", "onnxruntime": "onnxruntime"}  # engine -> its package
-PROBED = 128  # ids in a window of the text that the gate scores where nothing is measured
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Progress of a `step`: pull, convert, plan, calibrate, export, build, measure, check, time, push, or moved.
-
-    `label` is a file, a level or "level engine", or says how the source moved on; `result` what came out of it.
-    """
-
-    step: str
-    label: str = ""
-    done: int = 0
-    total: int = 0
-    result: Any = None
-
-
-Tell = Callable[[Event], None]
+__all__ = ["Event", "Result", "publish", "run_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +52,139 @@ def publish(request: Request, tell: Tell = lambda event: None, known: list[Any] 
     with tempfile.TemporaryDirectory() as aside, request.store.locked():
         planned = _plan(Path(aside), request, tell)
         tell(Event("plan", result=planned))
-        hub, repo = destination(request.to, f"{planned.name}-{planned.format.WORDS.title}")
-        if request.sign not in (None, KEYLESS):
-            sign(request.sign, "", {})  # a key that cannot sign should not cost the work
-        hub.check_writable(repo, request.create, request.pull_request)
-        need = planned.need + SPARE
-        if planned.write and planned.free < need:
-            raise HubqError(
-                f"this takes {need / 1e9:.2f} GB of disk, and {request.store.root} has {planned.free / 1e9:.2f} GB free",
-                "name fewer levels, do one after another with --stream, or choose another disk with --work-dir",
-            )
+        hub, repo = _target(request, planned)
+        _check_disk(request, planned)
         windows = _read_text(request, planned, Path(aside))
         source = _pull(planned, tell)
         planned = _with_imatrix(request, planned, source, tell)
-        job = _Job(request, source, windows, hub, repo, tell, [] if known is None else known)
+        job = Job(request, source, windows, hub, repo, tell, [] if known is None else known)
         return _stream(job, planned) if request.stream else _publish(job, planned)
+
+
+def _target(request: Request, planned: Plan) -> tuple[Hub, str]:
+    """The hub and the repository that it goes to, where it is known that it can."""
+    hub, repo = destination(request.to, planned.repo)
+    if request.sign not in (None, KEYLESS):
+        sign(request.sign, "", {})  # a key that cannot sign should not cost the work
+    hub.check_writable(repo, request.create, request.pull_request)
+    return hub, repo
+
+
+def _check_disk(request: Request, planned: Plan) -> None:
+    need = planned.need + SPARE
+    if planned.write and planned.free < need:
+        raise HubqError(
+            f"this takes {need / 1e9:.2f} GB of disk, and {request.store.root} has {planned.free / 1e9:.2f} GB free",
+            "name fewer levels, do one after another with --stream, or choose another disk with --work-dir",
+        )
+
+
+def run_steps(
+    request: Request, keys: Collection[str], tell: Tell = lambda event: None
+) -> tuple[dict[str, Step], dict[str, Result]]:
+    """Do those steps of a request's plan that have these keys, in order, each once and for all: what is done is left alone.
+
+    Returns the steps by their keys, and the results of those that publish. Raises HubqError where a step needs others that the
+    store does not hold.
+    """
+    store, results = request.store, dict[str, Result]()
+    with tempfile.TemporaryDirectory() as aside:
+        planned = plan_in(Path(aside), request)
+        every = {step.key: step for step in steps(request, planned)}
+        mine = {step.key: step for step in every.values() if step.key in keys}
+        for step in mine.values():
+            with store.step_locked(step.key):
+                if done(store, step):
+                    tell(Event("step", step.name, 1, 1, step))
+                    continue
+                if waiting := [every[need].name for need in step.needs if not done(store, every[need])]:
+                    raise HubqError(
+                        f"{step.name} needs what {store.root} does not hold: {', '.join(waiting)}",
+                        "run these steps first, in this store or in one that it is filled from",
+                    )
+                work = _Work(request, planned, Path(aside), every, step, tell)
+                store.used.clear()
+                if result := ACTS[step.kind](work):
+                    results[step.key] = result
+                if step.kind != "publish":  # pushed once more it would be looked at once more
+                    store.keep_step(step.key, {"name": step.name, "machine": machine(), "cores": cores()})
+                tell(Event("step", step.name, 1, 1, step))
+    return mine, results
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A step to be done, among all steps of its plan by their keys; `aside` holds the model's small files."""
+
+    request: Request
+    planned: Plan
+    aside: Path
+    every: Mapping[str, Step]
+    step: Step
+    tell: Tell
+
+    @property
+    def only(self) -> Plan:
+        """The plan with the step's level alone."""
+        return replace(self.planned, items=tuple(item for item in self.planned.items if item.level.id == self.step.level))
+
+    def source(self) -> Source:
+        """The source with its weights."""
+        return _pull(self.planned, self.tell)
+
+    def job(self, source: Source, **facts: Any) -> Job:
+        """The job, as far as it is measured and timed."""
+        hub, repo = destination(self.request.to, self.planned.repo) if self.step.kind == "publish" else (self.planned.hub, "")
+        return Job(self.request, source, _read_text(self.request, self.planned, self.aside), hub, repo, self.tell, **facts)
+
+
+def _calibrate(work: _Work) -> None:
+    _with_imatrix(work.request, work.planned, work.source(), work.tell)
+
+
+def _export(work: _Work) -> None:
+    _prepared(work.request, work.planned, work.source(), [item.level.name for item in work.planned.items], work.tell)
+
+
+def _build_one(work: _Work) -> None:
+    _check_disk(work.request, work.only)
+    _build(work.request, work.only, work.source(), work.tell)
+
+
+def _measure_one(work: _Work) -> None:
+    """A level's numbers and checks; of no level those of the source in 16 bits."""
+    job, planned = work.job(work.source()), work.only
+    release = _describe(job, planned, _build(work.request, planned, job.source, work.tell))
+    release = measured(job, planned, release, floor=not planned.items)
+    if planned.items:
+        checked(job, planned, release)
+
+
+def _time_all(work: _Work) -> None:
+    job = work.job(work.source())
+    timed(job, work.planned, _describe(job, work.planned, _build(work.request, work.planned, job.source, work.tell)))
+
+
+def _publish_all(work: _Work) -> Result:
+    """Pushes what the other steps made; no weights are read, and nothing is built or measured."""
+    _target(work.request, work.planned)
+    machines: dict[str, list[dict[str, Any]]] = {"measure": [], "time": []}
+    for need in work.step.needs:
+        machines.setdefault(work.every[need].kind, []).append(work.request.store.step(need) or {})
+    timed_on = next(iter(machines["time"]), {"machine": "", "cores": 0})
+    facts = {"timed_on": timed_on["machine"], "cores": timed_on["cores"]}
+    facts |= {"measured_on": "; ".join(dict.fromkeys(record["machine"] for record in machines["measure"]))}
+    return _publish(work.job(_pull(work.planned, work.tell, weights=False), **facts), work.planned)
+
+
+ACTS: dict[str, Callable[[_Work], Result | None]] = {
+    "calibrate": _calibrate,
+    "export": _export,
+    "build": _build_one,
+    "measure": _measure_one,
+    "time": _time_all,
+    "publish": _publish_all,
+}
 
 
 def _plan(aside: Path, request: Request, tell: Tell) -> Plan:
@@ -122,20 +220,7 @@ def _convert(request: Request, model: NotConverted, tell: Tell) -> None:
     tell(Event("convert", name, 1, 1, name))
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What stays the same from level to level. `known` are the reference's distributions, see score.measure."""
-
-    request: Request
-    source: Source
-    windows: Windows | Samples | None
-    hub: Hub
-    repo: str
-    tell: Tell
-    known: list[Any] = field(default_factory=list)
-
-
-def _stream(job: _Job, planned: Plan) -> Result:
+def _stream(job: Job, planned: Plan) -> Result:
     """Publish one level after another, each in a commit of its own, and keep no file; levels that are there are left alone."""
     _ensure(job)
     there = _published(job.hub.head(job.repo, _title(job, planned)), job.hub)
@@ -151,13 +236,13 @@ def _stream(job: _Job, planned: Plan) -> Result:
     return result
 
 
-def _ensure(job: _Job) -> None:
+def _ensure(job: Job) -> None:
     """Creates the repository, if that is wanted; one that a pull request goes to is left as it is."""
     if job.request.create:
         job.hub.ensure(job.repo, job.request.private)
 
 
-def _title(job: _Job, planned: Plan) -> str:
+def _title(job: Job, planned: Plan) -> str:
     return planned.title if job.request.pull_request else ""
 
 
@@ -169,17 +254,13 @@ def _published(head: Snapshot, hub: Hub) -> Release | None:
     return merge(replace(before, artifacts=(), measurements=()), before, head)
 
 
-def _publish(job: _Job, planned: Plan) -> Result:
+def _publish(job: Job, planned: Plan) -> Result:
     """Build, measure, check and push a plan's levels in one commit, with the card of all levels that are there then."""
     request, source, hub, repo, tell = job.request, job.source, job.hub, job.repo, job.tell
     artifacts = _build(request, planned, source, tell)
-    release = _describe(request, planned, source, artifacts, repo)
-    if job.windows is not None and artifacts:
-        release = _measure(job, planned, release, job.windows)
+    release = _describe(job, planned, artifacts)
     if artifacts:
-        release = _check(job, planned, release)
-    if request.speed and job.windows is not None and artifacts:
-        release = _time(job, planned, release, job.windows)
+        release = timed(job, planned, checked(job, planned, measured(job, planned, release)))
     release = replace(release, newer=_newer(job, planned))
     _ensure(job)
     payload: dict[str, Path | bytes] = {
@@ -206,7 +287,7 @@ def _publish(job: _Job, planned: Plan) -> Result:
     return Result(made.release, target, made.snapshot.commit, made.card)
 
 
-def _newer(job: _Job, planned: Plan) -> str:
+def _newer(job: Job, planned: Plan) -> str:
     """The commit that the source has moved on to since the plan was made, or ""; with `require_latest` that is an error.
 
     A source that cannot be asked any more is no reason to throw the work away.
@@ -237,8 +318,8 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | Sample
         return None
     snapshot, gguf = planned.snapshot, planned.gguf and aside / planned.gguf
     source = Source(snapshot.repo, snapshot.commit, aside, planned.config, planned.card, (), gguf)
-    _reference(planned, source)
-    windows = _windows(planned, source, request.text)
+    reference_of(planned, source)
+    windows = windows_of(planned, source, request.text)
     from hubq import text
 
     if isinstance(windows, text.Windows) and planned.calibration and (shared := text.shared_runs(windows, planned.calibration)):
@@ -247,35 +328,6 @@ def _read_text(request: Request, planned: Plan, aside: Path) -> Windows | Sample
             "numbers on what the files were fitted to mean little: choose another text with --calibration or --dataset",
         )
     return windows
-
-
-def _windows(planned: Plan, source: Source, spec: TextSpec) -> Windows | Samples:
-    """What is scored of a text: windows of it, or texts in it where the model predicts no next tokens."""
-    from hubq import samples, text
-
-    if planned.blueprint.task != "text-generation":
-        return samples.samples(source, spec, planned.blueprint.task)
-    return text.windows(source, spec, None if source.config else planned.format.tokenize)
-
-
-def _reference(planned: Plan, source: Source) -> tuple[str, Callable[[], Any]]:
-    """The engine that runs the source, and what opens it: transformers, or llama.cpp for a GGUF that only it knows.
-
-    Raises Unsupported where neither can.
-    """
-    from hubq import reference
-
-    task = planned.blueprint.task
-    if source.config:
-        try:
-            reference.describe(source.config, task)
-            if task != "text-generation":
-                return "transformers", lambda: reference.load_rows(source.config, reference.source_weights(source), task)
-            return "transformers", lambda: reference.load(source.config, reference.source_weights(source))
-        except Unsupported:
-            if source.gguf is None:
-                raise
-    return planned.format.RUNTIME, lambda: planned.format.load_source(source)
 
 
 def _with_imatrix(request: Request, planned: Plan, source: Source, tell: Tell) -> Plan:
@@ -305,12 +357,17 @@ def _with_imatrix(request: Request, planned: Plan, source: Source, tell: Tell) -
     )
 
 
-def _pull(planned: Plan, tell: Tell) -> Source:
-    """The source on disk, checked."""
+def _pull(planned: Plan, tell: Tell, weights: bool = True) -> Source:
+    """The source on disk, checked; without `weights` those files are only listed whose hash the hub tells."""
     snapshot = planned.snapshot
-    folder, files = planned.hub.pull(snapshot, planned.paths, lambda path, done, size: tell(Event("pull", path, done, size)))
+    listed = {} if weights else {path: file for path in planned.shards if (file := snapshot.file(path)) and file.sha256}
+    wanted = [path for path in planned.paths if path not in listed]
+    folder, files = planned.hub.pull(snapshot, wanted, lambda path, done, size: tell(Event("pull", path, done, size)))
+    known = {**listed, **{file.path: file for file in files}}
     gguf = planned.gguf and folder / planned.gguf
-    return Source(snapshot.repo, snapshot.commit, folder, planned.config, planned.card, files, gguf)
+    return Source(
+        snapshot.repo, snapshot.commit, folder, planned.config, planned.card, tuple(known[path] for path in planned.paths), gguf
+    )
 
 
 def _build(request: Request, planned: Plan, source: Source, tell: Tell) -> tuple[Artifact, ...]:
@@ -365,14 +422,14 @@ def _cleared(paths: Iterable[Path]) -> Iterator[None]:
         raise
 
 
-def _describe(request: Request, planned: Plan, source: Source, artifacts: tuple[Artifact, ...], target: str) -> Release:
-    groups = planned.format.groups
+def _describe(job: Job, planned: Plan, artifacts: tuple[Artifact, ...]) -> Release:
+    request, source, groups = job.request, job.source, planned.format.groups
     return Release(
         source=source.repo,
         commit=source.commit,
         architecture=planned.architecture,
         weights=planned.weights,
-        target=target,
+        target=job.repo,
         card={**planned.card, "ollama": planned.format.ollama(planned.blueprint)},
         artifacts=tuple(replace(file, groups=groups(planned.blueprint, file.level.partition(":")[2])) for file in artifacts),
         versions={"hubq": __version__, **planned.format.versions(planned.blueprint)},
@@ -407,202 +464,3 @@ def _again(planned: Plan) -> str:
     if "/" not in repo:
         return f"./{origin.file if origin and file else repo}{converter}"
     return (f"{repo}@{commit}{file}" if len(commit) == 40 else f"{repo}{file} --hub FOLDER") + converter
-
-
-def _measure(job: _Job, planned: Plan, release: Release, windows: Windows | Samples) -> Release:
-    """The release with its measurements: those that the store holds, and the missing ones."""
-    from hubq import score
-
-    engines = planned.format.engines(job.source)
-    if not engines:
-        raise MissingExtra("only llama.cpp runs such a model, and llama-cpp-python is missing", 'pip install "hubq[llama]"')
-    wanted = [(artifact, engine) for engine in engines for artifact in release.artifacts]
-    found = _score(job, planned, windows, wanted, _floor(job, planned))
-    order = [(score.REFERENCE, _reference(planned, job.source)[0]), *_floor(job, planned)]
-    order += [(artifact.level, engine) for artifact, engine in wanted]
-    return replace(
-        release,
-        measurements=tuple(found[pair] for pair in order),
-        within=job.request.within,
-        evalset=windows.evalset,
-        versions={**release.versions, **_versions(engines)},
-        machine=machine(),
-    )
-
-
-def _score(
-    job: _Job,
-    planned: Plan,
-    windows: Windows | Samples,
-    wanted: Sequence[tuple[Artifact, str]],
-    floor: Mapping[tuple[str, str], Callable[[], Any]] | None = None,
-    step: str = "measure",
-) -> dict[tuple[str, str], Measurement]:
-    """What each engine measures of each file, and of the source itself: what the store holds, and the rest computed."""
-    from hubq import score
-    from hubq.metrics import METRICS_VERSION
-
-    engine, opened = _reference(planned, job.source)
-    store, module, source, tell = job.request.store, planned.format, job.source, job.tell
-    computing = {"config.json", *planned.shards}
-    inputs: dict[str, Any] = {"origin": asdict(planned.origin)} if planned.origin else {}
-    inputs |= {file.path: file.sha256 for file in source.files if file.path in computing}
-
-    def measured_key(level: str, sha256: str, engine: str) -> str:
-        facts = {"evalset": asdict(windows.evalset), "metrics": METRICS_VERSION, "versions": _versions([engine])}
-        facts |= {"task": windows.task.name, "pooling": getattr(windows, "pooling", "")}
-        return key({"level": level, "sha256": sha256, "engine": engine, "inputs": inputs, **facts})
-
-    keys = {(artifact.level, engine): measured_key(artifact.level, artifact.sha256, engine) for artifact, engine in wanted}
-    keys |= {pair: measured_key(pair[0], "", pair[1]) for pair in ((score.REFERENCE, engine), *(floor or ()))}
-    found = {pair: kept for pair, pair_key in keys.items() if (kept := store.measurement(pair_key))}
-    for measurement in found.values():
-        tell(Event(step, f"{measurement.level} {measurement.engine}", 1, 1, measurement))
-    if found.keys() != keys.keys():
-        missing: dict[tuple[str, str], Callable[[], Any]] = {
-            (artifact.level, engine): partial(module.load, artifact, source, engine, windows.task.name)
-            for artifact, engine in wanted
-            if (artifact.level, engine) not in found
-        }
-        missing |= {pair: opener for pair, opener in (floor or {}).items() if pair not in found}
-        for measurement in score.measure(
-            windows,
-            opened,
-            missing,
-            _budget(job.request),
-            progress=lambda label, done, total: tell(Event(step, label, done, total)),
-            known=job.known if windows.task.kind == "tokens" else None,  # files of two formats may be for two tasks
-            engine=engine,
-        ):
-            pair = (measurement.level, measurement.engine)
-            if pair not in found or measurement.tokens > found[pair].tokens:  # the reference is run in any case
-                store.keep_measurement(keys[pair], measurement)
-                tell(Event(step, " ".join(pair), 1, 1, measurement))
-                found[pair] = measurement
-    return found
-
-
-def _budget(request: Request) -> Budget:
-    """How much of the reference's distributions is kept, and where."""
-    from hubq.score import BUDGET, Budget
-
-    size = BUDGET.size if request.logits is None else request.logits
-    if not request.logits_on_disk:
-        return Budget(size)
-    request.store.root.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(request.store.root).free) < size + SPARE:
-        raise HubqError(
-            f"--logits-budget asks for {size / 1e9:.2f} GB of disk, and {request.store.root} has {free / 1e9:.2f} GB free",
-            "ask for less: the models are loaded more often then",
-        )
-    return Budget(size, request.store.root)
-
-
-def _floor(job: _Job, planned: Plan) -> dict[tuple[str, str], Callable[[], Any]]:
-    """The source in the 16 bits that its users compute in, where that is asked for and transformers runs it: (level, engine) ->
-    what opens it."""
-    from hubq import reference, score
-
-    source, task = job.source, planned.blueprint.task
-    if not job.request.floor or _reference(planned, source)[0] != "transformers":
-        return {}
-    dtype = reference.other_dtype(source)
-
-    def opened() -> Any:
-        weights = reference.source_weights(source)
-        if task == "text-generation":
-            return reference.load(source.config, weights, dtype)
-        return reference.load_rows(source.config, weights, task, dtype)
-
-    return {(score.FLOOR, f"transformers, {dtype}"): opened}
-
-
-def _check(job: _Job, planned: Plan, release: Release) -> Release:
-    """The release with what the parity gate found. Raises GateFailed, which says what differs."""
-    rows, unmeasured = release.measurements, ""
-    if job.windows is None:
-        rows, unmeasured = _probe(job, planned, release)
-    text = job.windows.text if job.windows else ""
-    checks = planned.format.check(release.artifacts, job.source, text, rows, unmeasured)
-    for artifact in release.artifacts:
-        job.tell(Event("check", artifact.level, 1, 1, tuple(check for check in checks if check.level == artifact.level)))
-    if failed := [f"{check.level}: {check.name}: {check.detail}" for check in checks if check.outcome == "failed"]:
-        raise GateFailed(
-            "the files are not what their source is, and nothing was pushed\n" + "\n".join(failed),
-            "build them again in a fresh folder: --work-dir DIR; where that does not help, hubq converts this model wrongly",
-        )
-    return replace(release, checks=checks)
-
-
-def _probe(job: _Job, planned: Plan, release: Release) -> tuple[tuple[Measurement, ...], str]:
-    """The files' logits held against the source's on a few windows of a short text, or why they are not."""
-    from hubq import text
-
-    module = planned.format
-    if planned.blueprint.task != "text-generation" and not job.source.config:
-        return (), "hubq measures encoders in transformers' format only"
-    if module.RUNTIME not in module.engines(job.source):
-        return (), ""
-    if 4 * planned.weights > _memory():
-        return (), "the source in float32 does not fit into this machine's memory"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.txt"
-        path.write_bytes(module.probe_text().encode())
-        windows = _windows(
-            planned, job.source, text.TextSpec(str(path), None, windows=None, length=PROBED, seed=None, texts=None)
-        )
-    try:
-        found = _score(job, planned, windows, [(artifact, module.RUNTIME) for artifact in release.artifacts], step="check")
-    except Unsupported as error:
-        return (), error.message
-    return tuple(found.values()), ""
-
-
-def _time(job: _Job, planned: Plan, release: Release, windows: Windows | Samples) -> Release:
-    """The release with the speed of its files: those that the store holds, and the missing ones."""
-    from hubq import speed
-
-    engine, store, found = planned.format.RUNTIME, job.request.store, []
-    if engine not in planned.format.engines(job.source):
-        return release
-    ids = max(windows.ids, key=len)
-    facts = {"machine": release.machine, "cores": cores(), "versions": _versions([engine]), "speed": speed.SPEED_VERSION}
-    for artifact in release.artifacts:
-        speed_key = key({"sha256": artifact.sha256, "level": artifact.level, "ids": ids.tolist(), **facts})
-        if (timed := store.speed(speed_key)) is None:
-            job.tell(Event("time", f"{artifact.level} {engine}"))
-            timed = speed.speed(artifact, ids)
-            store.keep_speed(speed_key, timed)
-        job.tell(Event("time", f"{artifact.level} {engine}", 1, 1, timed))
-        found.append(timed)
-    return replace(release, speeds=tuple(found))
-
-
-def _memory() -> float:
-    """Bytes of memory of this machine; without limit where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
-
-
-def _versions(engines: Sequence[str]) -> dict[str, str]:
-    packages = ["datasets", "tokenizers", "torch", "transformers"]
-    packages += [RUNTIMES[engine] for engine in engines if engine in RUNTIMES]
-    return {name: metadata.version(name) for name in packages}
-
-
-def machine() -> str:
-    """The kind of machine, without its name: system, processor and number of cores."""
-    parts = [f"{platform.system()} {platform.machine()}", _processor(), f"{os.cpu_count()} cores"]
-    return ", ".join(filter(None, parts))
-
-
-def _processor() -> str:
-    """The processor's name where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
-    return plain(re.sub(r"\((R|TM|r|tm)\)|@.*", "", names[0])) if names else ""

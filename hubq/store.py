@@ -1,13 +1,17 @@
 """The work store: finished files and measurements by the key of what made them, so that a second run does only what is missing.
 
     ROOT/artifacts/KEY/{FILE, record.json}     an Artifact; the folder appears by one rename, complete and fsynced
-    ROOT/measurements/KEY.json                 a Measurement
+    ROOT/measurements/KEY-TOKENS.json          a Measurement of so many tokens
     ROOT/speeds/KEY.json                       a Speed
+    ROOT/checks/KEY.json                       what the parity gate found of a file
+    ROOT/steps/KEY.json                        what a step of a plan made or used, as places below ROOT
+    ROOT/manifests/KEY.toml                    a manifest of a plan whose steps are done by other processes
     ROOT/imatrices/KEY/FILE                    an importance matrix; the folder appears as those of artifacts do
     ROOT/conversions/KEY/FILE                  a GGUF that llama.cpp converted, likewise
     ROOT/exports/KEY/model.onnx                a graph in float32 that all ONNX levels are made of, likewise
     ROOT/artifacts/KEY.part/                   being written; left behind by a killed run, wiped by the next
 
+Runs that publish take turns; steps of plans, told apart by their keys, are done side by side, by several machines, too.
 A key is the SHA-256 of everything that the content depends on. What is found is checked against its record before it is used.
 """
 
@@ -23,14 +27,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from hubq.disk import sync
+from hubq.disk import sync, write
 from hubq.errors import HubqError
-from hubq.nouns import Artifact, Estimate, Measurement, RepoFile, Speed, Spread
+from hubq.nouns import Artifact, Check, Estimate, Measurement, RepoFile, Speed, Spread
 
 T = TypeVar("T")
 
 FILES = ("artifacts", "imatrices", "conversions", "exports")
-RECORDS = ("measurements", "speeds")
+RECORDS = ("measurements", "speeds", "checks", "steps", "manifests")
 
 
 def default_root() -> Path:
@@ -71,10 +75,14 @@ class Entry:
 
 
 class Store:
-    """A work store below `root`. Nothing is written before something is kept."""
+    """A work store below `root`. Nothing is written before something is kept.
+
+    `used` are the places below `root` that were found or kept since it was emptied: what another machine needs, too.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.used: set[str] = set()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,6 +104,23 @@ class Store:
         finally:
             lock.release()
 
+    @contextmanager
+    def step_locked(self, key: str) -> Iterator[None]:
+        """Wait until no other process does this step."""
+        from filelock import FileLock
+
+        folder = self.root / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / key)
+            lock.acquire()
+        except OSError as error:
+            raise HubqError(f"cannot write to {self.root}: {error.strerror}", "choose another folder with --work-dir") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def artifact(self, key: str, check: bool = True) -> Artifact | None:
         """The finished file of a key, or None.
 
@@ -106,6 +131,7 @@ class Store:
         if artifact is None:
             return None
         if _is_sound(artifact, folder, check):
+            self.used.add(f"artifacts/{key}")
             return artifact
         if check:
             shutil.rmtree(folder)
@@ -125,8 +151,9 @@ class Store:
     def keep(self, artifact: Artifact) -> Artifact:
         """Take over complete, fsynced files from their `aside` folder under their key."""
         folder = self.root / "artifacts" / artifact.key
-        _write(artifact.path.parent / "record.json", {**asdict(artifact), "path": artifact.path.name})
+        write(artifact.path.parent / "record.json", _json({**asdict(artifact), "path": artifact.path.name}))
         self._take_over(artifact.path.parent, folder)
+        self.used.add(f"artifacts/{artifact.key}")
         return replace(artifact, path=folder / artifact.path.name)
 
     def _take_over(self, aside: Path, folder: Path) -> None:
@@ -142,7 +169,10 @@ class Store:
 
     def file(self, kind: str, key: str) -> Path | None:
         """The file of a key, the first by name, or None; `kind` is "imatrices", "conversions" or "exports"."""
-        return next(iter(sorted((self.root / kind / key).glob("*"))), None)
+        found = next(iter(sorted((self.root / kind / key).glob("*"))), None)
+        if found:
+            self.used.add(f"{kind}/{key}")
+        return found
 
     def keep_file(self, kind: str, key: str, name: str, write: Callable[[Path], None]) -> Path:
         """Let `write` make a file of a kind, with others beside it if need be, and keep it under a key by its name."""
@@ -154,6 +184,7 @@ class Store:
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
             self._take_over(aside, folder)
+            self.used.add(f"{kind}/{key}")
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -188,20 +219,61 @@ class Store:
         shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
 
     def measurement(self, key: str) -> Measurement | None:
-        """The measurement of a key, or None."""
-        return _read(self.root / "measurements" / f"{key}.json", _measurement)
+        """The measurement of a key, the one of most tokens, or None."""
+        names = [path.name for path in (self.root / "measurements").glob(f"{key}-*.json")]
+        found = [(row.tokens, name, row) for name in names if (row := self._record("measurements", name, _measurement, False))]
+        if not found:
+            return None
+        _, name, row = max(found, key=lambda one: one[:2])
+        self.used.add(f"measurements/{name}")
+        return row
 
     def keep_measurement(self, key: str, measurement: Measurement) -> None:
-        """Write a measurement under its key."""
-        _keep(self.root / "measurements" / f"{key}.json", asdict(measurement))
+        """Write a measurement under its key; one of fewer tokens stays beside it."""
+        self._keep("measurements", f"{key}-{measurement.tokens}.json", asdict(measurement))
 
     def speed(self, key: str) -> Speed | None:
         """The speed of a key, or None."""
-        return _read(self.root / "speeds" / f"{key}.json", _speed)
+        return self._record("speeds", f"{key}.json", _speed)
 
     def keep_speed(self, key: str, speed: Speed) -> None:
         """Write a speed under its key."""
-        _keep(self.root / "speeds" / f"{key}.json", asdict(speed))
+        self._keep("speeds", f"{key}.json", asdict(speed))
+
+    def checks(self, key: str) -> tuple[Check, ...] | None:
+        """What the parity gate found of a file, by its key, or None."""
+        return self._record("checks", f"{key}.json", lambda facts: tuple(Check(**check) for check in facts["checks"]))
+
+    def keep_checks(self, key: str, checks: Sequence[Check]) -> None:
+        """Write what the parity gate found under its key."""
+        self._keep("checks", f"{key}.json", {"checks": [asdict(check) for check in checks]})
+
+    def step(self, key: str) -> dict[str, Any] | None:
+        """The record of a step that is done, where all that it names is there: its name, `entries`, and the `machine`."""
+        found = self._record("steps", f"{key}.json", dict)
+        return found if found and all((self.root / entry).exists() for entry in found["entries"]) else None
+
+    def keep_step(self, key: str, facts: Mapping[str, Any]) -> None:
+        """Record that a step is done, by what was used since `used` was emptied."""
+        self._keep("steps", f"{key}.json", {**facts, "entries": sorted(self.used)})
+
+    def keep_manifest(self, data: bytes) -> Path:
+        """Write a manifest under its SHA-256."""
+        path = self.root / "manifests" / f"{hashlib.sha256(data).hexdigest()}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, data)
+        return path
+
+    def _record(self, kind: str, name: str, make: Callable[[dict[str, Any]], T], note: bool = True) -> T | None:
+        found = _read(self.root / kind / name, make)
+        if found is not None and note:
+            self.used.add(f"{kind}/{name}")
+        return found
+
+    def _keep(self, kind: str, name: str, facts: Mapping[str, Any]) -> None:
+        (self.root / kind).mkdir(parents=True, exist_ok=True)
+        write(self.root / kind / name, _json(facts))
+        self.used.add(f"{kind}/{name}")
 
 
 def _is_sound(artifact: Artifact, folder: Path, check: bool) -> bool:
@@ -228,12 +300,6 @@ def _speed(facts: Mapping[str, Any]) -> Speed:
     return Speed(**{**facts, **spreads})
 
 
-def _keep(path: Path, facts: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, facts)
-    sync(path.parent)
-
-
 def _read(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
     """What a record tells, or None where there is none (or one that a crash cut short, or another version of hubq wrote)."""
     try:
@@ -242,10 +308,5 @@ def _read(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
         return None
 
 
-def _write(path: Path, facts: Mapping[str, Any]) -> None:
-    aside = path.with_name(path.name + ".part")
-    with open(aside, "w") as file:
-        json.dump(facts, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+def _json(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps(facts, indent=1, sort_keys=True).encode()

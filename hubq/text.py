@@ -163,18 +163,24 @@ def choose(available: int, count: int | None, seed: int | None, ordered: bool = 
 
 def read(spec: TextSpec) -> Text:
     """The text that a spec names. Raises Usage for one that is missing or is no text, HubError for one not to be had."""
-    return _local(Path(spec.dataset).expanduser(), spec.field) if _is_local(spec.dataset) else _hub(spec)
+    return _local(Path(spec.dataset).expanduser(), spec.field) if is_local(spec.dataset) else _hub(spec)
 
 
-def _is_local(dataset: str) -> bool:
+def pin(dataset: str) -> str:
+    """What names a text: a Hub id as it is, a file by its name and SHA-256. Raises Usage for a file that is not there."""
+    if not is_local(dataset):
+        return dataset
+    path = Path(dataset).expanduser()
+    return f"{path.name}@{hashlib.sha256(_bytes(path)).hexdigest()}"
+
+
+def is_local(dataset: str) -> bool:
+    """Whether a dataset is a file of this machine."""
     return dataset.startswith((".", "/", "~")) or Path(dataset).suffix in {".txt", *LOADERS} or Path(dataset).is_file()
 
 
 def _local(path: Path, field: str) -> Text:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Usage(f"cannot read {path}: {error.strerror}", "check the path that --dataset gives") from error
+    data = _bytes(path)
     if path.suffix not in {".txt", *LOADERS}:
         raise Usage(f"{path.name} is of no kind that hubq reads as text", f"give a .txt, {', '.join(LOADERS)} file")
     revision = hashlib.sha256(data).hexdigest()
@@ -186,6 +192,13 @@ def _local(path: Path, field: str) -> Text:
             raise Usage(f"{path.name} is not UTF-8: {error}", f"iconv -t UTF-8 -o NEW.txt {path.name}") from error
     rows = _rows(_load_file(path), field, path.name)
     return Text("\n\n".join(rows), rows, path.name, revision, field=field)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Usage(f"cannot read {path}: {error.strerror}", "check the path that --dataset gives") from error
 
 
 def _load_file(path: Path) -> Any:

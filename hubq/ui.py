@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hubq.sealed import Environment, State
 
 SCHEMA = 1
+Cells = tuple[list[str], list[list[str]]]  # columns and rows of a table
 PACE = "tokens/s"
 TELLING = ("kld", "label_kld", "cosine", "ranking", "ppl")  # metrics by how much they tell in a line
 
@@ -87,6 +88,8 @@ class Screen:
             self._begin(event.result)
         elif event.step == "moved":
             self.console.print(f"warning: {event.label}")
+        elif event.step == "log":
+            self.console.print(event.label)
         elif self.live:
             self._note(event)
             self.live.update(self._render())
@@ -118,7 +121,7 @@ class Screen:
     def _note(self, event: Event) -> None:
         portion = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
         level, _, engine = event.label.partition(" ")
-        if event.step == "export":
+        if event.step in ("export", "step"):
             self.step = event.label
             return
         if event.step in ("pull", "convert", "calibrate", "push"):
@@ -180,6 +183,8 @@ def _line(event: Event) -> str:
         return f"timed     {event.label}: {_pace(event.result)}"
     if event.step == "check" and isinstance(event.result, tuple):
         return f"checked   {event.label}: {_checked(event.result)}"
+    if event.step == "step":
+        return f"done      {event.label}"
     if event.step == "push" and event.done == event.total and event.total:
         return f"pushed    {event.label}"
     return ""
@@ -220,7 +225,7 @@ def show_results(results: Sequence[Result], as_json: bool) -> None:
         print_json(made[0] if len(made) == 1 else {"releases": made})
         return
     console, releases = make_console(stderr=False), [one.release for one in results]
-    for table in [_compared(releases)] if len(releases) > 1 else _by_engine(releases[0], console):
+    for table in [make_table(*_compared(releases))] if len(releases) > 1 else _by_engine(releases[0], console):
         console.print(table)
         console.print()
     if releases[0].evalset:
@@ -231,7 +236,21 @@ def show_results(results: Sequence[Result], as_json: bool) -> None:
         console.print(f"card     {card}", soft_wrap=True)
 
 
-def _compared(releases: Sequence[Release]) -> Table:
+def summary(results: Sequence[Result]) -> str:
+    """What was published, in Markdown: the table of its files, and where it is."""
+    from hubq.card import md, table
+
+    releases = [one.release for one in results]
+    engines = sorted({row.engine for row in releases[0].measurements if row.of_file})
+    columns, rows = _compared(releases) if len(releases) > 1 else _results(releases[0], engines)
+    made = table([md(column.replace("\n", " ")) for column in columns], [[md(cell) for cell in row] for row in rows])
+    places = [f"- {md(one.target)} @ {md(one.commit[:12])}" for one in results]
+    source = f"### {md(releases[0].source)} @ {md(releases[0].commit[:12])}"
+    measured = [md(_measured(releases[0]).partition(" ")[2].strip())] if releases[0].evalset else []
+    return "\n\n".join([source, made, *measured, "\n".join(places)]) + "\n"
+
+
+def _compared(releases: Sequence[Release]) -> Cells:
     """The files of all formats, the largest first, each in the engine that its users run."""
     from hubq.metrics import headline
 
@@ -247,18 +266,18 @@ def _compared(releases: Sequence[Release]) -> Table:
             cells += [_number(row, metric) for metric in metrics]
             rows.append((file.size, [*cells, *_paces(release, file, timed)]))
     columns = ["variant", "engine", "size", "bits/weight", *map(_short, metrics), *[PACE] * timed]
-    return make_table(columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+    return columns, [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
 
 
 def _by_engine(release: Release, console: Console) -> list[Table]:
     """The files of one format with the numbers of all engines side by side, or where that is too wide, one below the other."""
     engines = sorted({row.engine for row in release.measurements if row.of_file})
-    whole = _results(release, engines)
+    whole = make_table(*_results(release, engines))
     narrow = console.measure(whole, options=console.options.update(max_width=1000)).maximum > console.width
-    return [_results(release, [engine]) for engine in engines] if narrow else [whole]
+    return [make_table(*_results(release, [engine])) for engine in engines] if narrow else [whole]
 
 
-def _results(release: Release, engines: Sequence[str]) -> Table:
+def _results(release: Release, engines: Sequence[str]) -> Cells:
     """Files down, and the headline metrics of each engine across."""
     from hubq.metrics import headline
 
@@ -273,7 +292,7 @@ def _results(release: Release, engines: Sequence[str]) -> Table:
         for engine in engines:
             row += [_number(by_pair.get((artifact.level, engine)), metric) for metric in metrics]
         rows.append([*row, *_paces(release, artifact, bool(release.speeds))])
-    return make_table(columns, rows)
+    return columns, rows
 
 
 def _paces(release: Release, file: Artifact, timed: bool) -> list[str]:

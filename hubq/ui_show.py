@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from hubq.formats.gguf.audit import Report
     from hubq.perplexity import Result, Row
     from hubq.pick import Choice
+    from hubq.plan import Plan
+    from hubq.status import State
+    from hubq.steps import Step
     from hubq.store import Entry
     from hubq.verify import Report as Verified
 
@@ -303,3 +306,68 @@ def show_rendered(folder: Path, changed: Sequence[str], as_json: bool) -> None:
         console.print(f"wrote     {folder / name}", soft_wrap=True)
     if not changed:
         console.print(f"unchanged {folder}", soft_wrap=True)
+
+
+def show_manifest(path: Path, as_json: bool) -> None:
+    """Where a manifest was written, and what to do with it."""
+    if as_json:
+        print_json({"manifest": str(path)})
+        return
+    console = make_console(stderr=False)
+    console.print(f"wrote  {path}", soft_wrap=True)
+    console.print(f"hint: hubq publish {shlex.quote(str(path.parent))}", soft_wrap=True)
+
+
+def show_steps(plans: Sequence[tuple[Plan, Sequence[Step]]], as_json: bool) -> None:
+    """The steps of a release with what each needs."""
+    if as_json:
+        found = [
+            {"source": {"repo": planned.snapshot.repo, "commit": planned.snapshot.commit}, "target": planned.target}
+            | {"format": planned.format.WORDS.title.lower(), "steps": [asdict(step) for step in steps]}
+            for planned, steps in plans
+        ]
+        print_json({"plans": found})
+        return
+    console = make_console(stderr=False)
+    names = {step.key: step.name for _, steps in plans for step in steps}
+    console.print(f"source  {plans[0][0].snapshot.repo} @ {plans[0][0].snapshot.commit}")
+    for planned, steps in plans:
+        console.print(f"target  {planned.target}", soft_wrap=True)
+        console.print()
+        rows = [
+            [
+                step.name,
+                "done" if step.done else "to do",
+                size(step.size) if step.size else "",
+                size(step.memory),
+                step.key[:12],
+            ]
+            for step in steps
+        ]
+        console.print(make_table(["step", "state", "writes", "memory", "key"], rows))
+        console.print()
+        for step in steps:
+            if step.needs:
+                console.print(f"{step.name} needs {', '.join(names[need] for need in step.needs)}", soft_wrap=True)
+
+
+def show_done(steps: Sequence[Step], as_json: bool) -> None:
+    """Which steps are done now."""
+    if as_json:
+        print_json({"done": [{"key": step.key, "name": step.name} for step in steps]})
+        return
+    console = make_console(stderr=False)
+    for step in steps:
+        console.print(f"done  {step.name}", soft_wrap=True)
+
+
+def show_status(found: Sequence[State], as_json: bool) -> None:
+    """What is to be done about each manifest, or that nothing is."""
+    if as_json:
+        print_json({"cards": [asdict(state) | {"state": state.state} for state in found]})
+        return
+    console = make_console(stderr=False)
+    for state in found:
+        console.print(f"{state.state:8s} {state.folder}  {state.source}", soft_wrap=True)
+        for finding in state.findings:
+            console.print(f"         {finding.text}", soft_wrap=True)

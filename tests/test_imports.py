@@ -21,7 +21,11 @@ hubq.__main__
 hubq.cli
 hubq.ui_show
 hubq.ui hubq.doctor
-hubq.release hubq.verify hubq.site
+hubq.engines
+hubq.release hubq.verify hubq.site hubq.init hubq.status
+hubq.steps hubq.manifest
+hubq.examine
+hubq.job
 hubq.catalog
 hubq.cards
 hubq.plan hubq.deliver hubq.pick hubq.perplexity
@@ -35,7 +39,7 @@ hubq.calibrate hubq.pooling
 hubq.reference hubq.tokenize
 hubq.checkpoint hubq.source hubq.disk hubq.memory
 hubq.nouns hubq.tasks hubq.parse hubq.affected
-hubq.errors hubq.secrets
+hubq.errors hubq.secrets hubq.options
 hubq
 """
 
@@ -59,13 +63,14 @@ HOMES = {
     "onnx_ir": "hubq.formats.onnx",
     "onnxruntime": "hubq.formats.onnx",
     "onnxruntime_genai": "hubq.formats.onnx.genai",
-    "pydantic": "hubq.record",
+    "pydantic": "hubq.record hubq.manifest",
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",
     "tokenizers": "hubq.tokenize hubq.text hubq.formats.gguf",
     "torch": "hubq.reference hubq.calibrate hubq.score hubq.perplexity hubq.doctor hubq.formats.onnx.worker",
     "transformers": "hubq.reference hubq.formats.onnx.worker",
-    "typer": "hubq.cli",
+    "tomlkit": "hubq.init",
+    "typer": "hubq.cli hubq.options",
     "yaml": "hubq.source hubq.card",
 }
 

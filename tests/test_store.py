@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -153,9 +153,9 @@ def test_a_record_is_replaced_in_one_step(store: Store, monkeypatch: pytest.Monk
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        store.keep_measurement(KEY, Measurement("gguf:Q8_0", "weights", {}))
+        store.keep_measurement(KEY, replace(measured, level="gguf:Q4_0"))
     assert store.measurement(KEY) == measured
 
 
@@ -167,17 +167,18 @@ def test_a_measurement_comes_back_to_the_last_bit(store: Store) -> None:
     measured = Measurement("gguf:Q4_K_M", "llama.cpp", values)
     store.keep_measurement(KEY, measured)
     assert store.measurement(KEY) == measured
-    again = Measurement("reference", "transformers", {})
-    store.keep_measurement(KEY, again)
-    assert store.measurement(KEY) == again
-    assert [path.name for path in (store.root / "measurements").iterdir()] == [f"{KEY}.json"]
+    less = Measurement("gguf:Q4_K_M", "llama.cpp", {"perplexity": Estimate(0.3, 0.1, 512)})
+    store.keep_measurement(KEY, less)
+    assert store.measurement(KEY) == measured, "the one of more tokens counts"
+    names = {path.name for path in (store.root / "measurements").iterdir()}
+    assert names == {f"{KEY}-8192.json", f"{KEY}-512.json"}
 
 
 @pytest.mark.parametrize("content", [*RECORDS, '{"level": "a", "engine": "b", "values": {"kl": {"value": 1}}}'])
 def test_a_measurement_cut_short_counts_as_none(store: Store, content: str) -> None:
     measured = Measurement("gguf:Q8_0", "weights", {})
     store.keep_measurement(KEY, measured)
-    (store.root / "measurements" / f"{KEY}.json").write_text(content)
+    (store.root / "measurements" / f"{KEY}-0.json").write_text(content)
     assert store.measurement(KEY) is None
     store.keep_measurement(KEY, measured)
     assert store.measurement(KEY) == measured
@@ -257,7 +258,7 @@ def test_everything_kept_is_listed(full: Store) -> None:
         ("artifacts", "M-Q8_0.gguf"),
         ("artifacts", "M-Q4_0.gguf"),
         ("imatrices", "M-imatrix.gguf"),
-        ("measurements", f"{'cd' * 32}.json"),
+        ("measurements", f"{'cd' * 32}-10.json"),
     }
     assert found["artifacts", "M-Q4_0.gguf"]["unfinished"]
     assert found["artifacts", "M-Q8_0.gguf"]["size"] > len(DATA)
@@ -284,7 +285,7 @@ def test_pruning_takes_leftovers_and_damage_and_no_more(full: Store) -> None:
 
 
 def test_pruning_by_age_and_all(full: Store) -> None:
-    os.utime(full.root / "measurements" / f"{'cd' * 32}.json", (0, 0))
+    os.utime(full.root / "measurements" / f"{'cd' * 32}-10.json", (0, 0))
     assert "2 deleted" in told(full, "prune", "--days", "30").stdout
     assert {entry.kind for entry in full.entries()} == {"artifacts", "imatrices"}
     assert "2 deleted" in told(full, "prune", "--all").stdout

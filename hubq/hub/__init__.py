@@ -13,7 +13,7 @@ from typing import Protocol
 from hubq.hub.folder import Files, Folder
 from hubq.nouns import RepoFile, Snapshot
 
-__all__ = ["Files", "Folder", "Hub", "Progress", "connect"]
+__all__ = ["Files", "Folder", "Hub", "Progress", "connect", "dataset_commit"]
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's path, the bytes done so far and its size in bytes."""
@@ -99,3 +99,10 @@ def connect(place: str | Path | None = None, writing: bool = False) -> Hub:
     from hubq.hub.huggingface import HuggingFace
 
     return HuggingFace(token=(writing and os.environ.get("HUBQ_PUSH_TOKEN")) or None)
+
+
+def dataset_commit(dataset: str, revision: str | None = None) -> str:
+    """The commit that a dataset on the Hub is at now, or at a branch or tag. Raises HubError."""
+    from hubq.hub.huggingface import HuggingFace
+
+    return HuggingFace().dataset_commit(dataset, revision)

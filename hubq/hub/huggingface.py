@@ -56,6 +56,12 @@ class HuggingFace:
             raise HubError(f"{repo} has no commit that hubq can pin: the Hub answered {info.sha!r}")
         return str(info.sha)
 
+    def dataset_commit(self, dataset: str, revision: str | None = None) -> str:
+        """The commit of a dataset's revision."""
+        with self._plain_errors(f"datasets/{dataset}", revision):
+            info = again(lambda: self._api.dataset_info(dataset, revision=revision, timeout=ANSWER))
+        return str(info.sha)
+
     def moved(self, snapshot: Snapshot, revision: str | None) -> str:
         """See Hub.moved."""
         with self._plain_errors(snapshot.repo, revision):
