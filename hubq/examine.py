@@ -233,7 +233,7 @@ def _checked_key(job: Job, planned: Plan, file: Artifact, rows: Sequence[Measure
         "text": text,
         "unmeasured": unmeasured,
     }
-    facts |= {"rows": json.dumps(own, default=asdict), "hubq": __version__, "checks": CHECKS_VERSION}
+    facts |= {"rows": json.dumps(own, default=asdict, sort_keys=True), "hubq": __version__, "checks": CHECKS_VERSION}
     return key({**facts, "versions": versions_of(planned.format.engines(job.source))})
 
 

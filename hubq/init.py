@@ -48,7 +48,7 @@ GATES = """
 def from_options(options: Mapping[str, Any]) -> Manifest:
     """The manifest that the options of `hubq publish` stand for, by their names. Raises Usage for what they cannot mean."""
     weighed = options["imatrix"] != "none"
-    levels = parse_levels(options["levels"], matrix=weighed)
+    levels = parse_levels(options["levels"] or "", matrix=weighed)
     dataset, config = _dataset(options["dataset"])
     evaluation = EvaluationTable(
         dataset=dataset,

@@ -212,10 +212,8 @@ def _gated(name: str, levels: Iterable[Level]) -> str:
     for level in levels:
         if name.lower() in (level.id.lower(), level.name.lower()):
             return level.id
-    names = [level.id for level in levels]
-    near = difflib.get_close_matches(name, names, 1)
-    meant = f"; did you mean {near[0]}?" if near else ""
-    raise Usage(f"[gates] {plain(name)!r} is none of the levels that are published{meant}", f"they are {', '.join(names)}")
+    names = ", ".join(level.id for level in levels)
+    raise Usage(f"[gates] {plain(name)!r} is none of the levels that are published", f"they are {names}")
 
 
 def _limits(level: str, limits: Mapping[str, float]) -> dict[str, float]:

@@ -94,6 +94,7 @@ class Hub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.uploads: dict[str, bytes] = {}
+        self.datasets: dict[str, str] = {}  # datasets by their ids, of which only the newest commit is told
         self.requests: list[tuple[str, str]] = []
         self.role = "write"  # of the token, as whoami tells it
         self.page = 1000  # entries per page of a tree listing
@@ -133,6 +134,15 @@ class Hub:
     def environment(self, home: Path) -> dict[str, str]:
         """Variables that lead a subprocess to this hub, logged in with write access."""
         return environment(home) | {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN}
+
+    def log_in(self, monkeypatch: Any, home: Path) -> None:
+        """The same for a client in this very process. `monkeypatch` is pytest's."""
+        isolate(monkeypatch, home)
+        for name, value in self.environment(home).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.url)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
     def add(self, repo: str, files: Mapping[str, bytes]) -> str:
         """Commits `files` on top of what the repository holds, which is created if need be; returns the commit."""
@@ -174,6 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         (r"POST /api/repos/create", "create"),
         (r"POST /api/validate-yaml", "validate"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?", "info"),
+        (r"GET /api/datasets/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?", "dataset"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/auth-check(/write)?", "auth_check"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/discussions", "discussions"),
         (r"GET /api/models/(?P<repo>[^/]+/[^/]+)/refs", "refs"),
@@ -282,6 +293,11 @@ class _Handler(BaseHTTPRequestHandler):
         found = self.hub.repos[repo]
         siblings = [{"rfilename": path} for path in found.commits[commit]]
         self.answer(200, {"id": repo, "sha": commit, "private": found.private, "tags": [], "siblings": siblings})
+
+    def dataset(self, repo: str, revision: str | None) -> None:
+        if repo not in self.hub.datasets:
+            raise _Refused(404, "Repository not found", "RepoNotFound")
+        self.answer(200, {"id": repo, "sha": self.hub.datasets[repo], "tags": [], "siblings": []})
 
     def refs(self, repo: str) -> None:
         head = {"name": "main", "ref": "refs/heads/main", "targetCommit": self.commit_of(repo, None)}

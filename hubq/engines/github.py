@@ -46,6 +46,10 @@ def _matrix(jobs: Iterable[Sequence[Step]]) -> str:
     for steps in jobs:
         name = steps[0].level if ":" in steps[0].level else steps[0].name
         include.append(
-            {"name": name, "id": re.sub(r"[^A-Za-z0-9._-]+", "-", name), "keys": " ".join(step.key for step in steps)}
+            {
+                "name": name,
+                "id": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-"),
+                "keys": " ".join(step.key for step in steps),
+            }
         )
     return json.dumps({"include": include}, separators=(",", ":"))

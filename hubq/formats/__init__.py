@@ -140,5 +140,5 @@ def _find(name: str, known: dict[str, Level]) -> str:
         return found[0]
     if found:
         raise Usage(f"the level {name!r} could be {' or '.join(found)}", "write the format before it")
-    near = difflib.get_close_matches(wanted, [level.name.lower() for level in known.values()], 3)
+    near = difflib.get_close_matches(wanted.rpartition(":")[2], [level.name.lower() for level in known.values()], 3)
     raise Usage(f"there is no level {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""), "see `hubq levels`")
