@@ -133,6 +133,7 @@ def publish(
             wanted = manifest.resolved(manifest.read(place), place.parent)
         else:
             wanted = init.from_options(ctx.params)
+            wanted = init.pinned(wanted, hub) if engine else wanted  # for all that do its steps
         budget = _budget(logits_budget)
         if llama_cpp and not llama_cpp.is_dir():
             raise Usage(f"--llama-cpp {llama_cpp}: there is no such folder", "name a folder with llama.cpp's source")
@@ -205,7 +206,7 @@ def _report(results: list[Result], place: Path | None, summary: Path | None, as_
 def init(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, as for `hubq publish`.")],
-    levels: options.Levels = None,
+    levels: options.Levels = "q8_0,q6_k,q5_k_m,q4_k_m",
     to: options.To = None,
     hub: options.Hub = None,
     dataset: options.Dataset = options.WIKITEXT,
@@ -235,10 +236,10 @@ def init(
 ) -> None:
     """Write a manifest: what is published of a model, and where to, with everything pinned to commits."""
     with _answering(as_json):
-        from hubq.init import from_options, pinned, write
+        from hubq.init import from_options, pinned, targeted, write
         from hubq.ui_show import show_manifest
 
-        show_manifest(write(pinned(from_options(ctx.params), to, hub), cards, force), as_json)
+        show_manifest(write(targeted(pinned(from_options(ctx.params), hub), to), cards, force), as_json)
 
 
 @app.command()

@@ -115,27 +115,31 @@ def _imatrix(options: Mapping[str, Any]) -> ImatrixTable:
     return ImatrixTable(calibration=TextTable(dataset=dataset, config=config, split=split or "train", windows=windows))
 
 
-def pinned(manifest: Manifest, to: str | None, hub: Path | None = None) -> Manifest:
-    """The manifest with the model and the texts at the commits that they are at now, and with its targets.
-
-    Raises HubError where the Hub cannot be asked, Usage where it is not known whose the repositories are.
-    """
+def pinned(manifest: Manifest, hub: Path | None = None) -> Manifest:
+    """The manifest with the model and the texts at the commits that they are at now. Raises HubError where the Hub cannot be
+    asked."""
     model, colon, file = manifest.source.model.partition(":")
     found, repo, revision, _ = locate(manifest.source.model, hub)
-    source = manifest.source
+    source, imatrix = manifest.source, manifest.imatrix
     if is_repository(model.partition("@")[0]) and hub is None:
-        commit = found.snapshot(repo, revision).commit
+        commit = found.snapshot(repo, source.revision or revision).commit
         follow = revision if revision and not COMMIT.fullmatch(revision) else "main"
-        source = SourceTable(model=repo + colon + file, revision=commit, follow=follow)
-    imatrix, formats = manifest.imatrix, _formats(chosen(manifest))
+        source = SourceTable(model=repo + colon + file, revision=commit, follow=source.follow or follow)
     if imatrix and imatrix.calibration:
         imatrix = ImatrixTable(calibration=_pinned_text(imatrix.calibration))
-    targets = {one: _target(to, repository(repo, bool(file), one), len(formats)) for one in formats}
-    return replace(manifest, source=source, imatrix=imatrix, evaluation=_pinned_text(manifest.evaluation), targets=targets)
+    return replace(manifest, source=source, imatrix=imatrix, evaluation=_pinned_text(manifest.evaluation))
+
+
+def targeted(manifest: Manifest, to: str | None) -> Manifest:
+    """The manifest with its targets: `to`, or repositories of the account that is logged in. Raises HubError without one."""
+    model, _, file = manifest.source.model.partition(":")
+    formats = _formats(chosen(manifest))
+    targets = {one: _target(to, repository(model.partition("@")[0], bool(file), one), len(formats)) for one in formats}
+    return replace(manifest, targets=targets)
 
 
 def _pinned_text(table: Any) -> Any:
-    if table is None or is_local(table.dataset):
+    if table is None or table.revision or is_local(table.dataset):
         return table
     name, _, revision = table.dataset.partition("@")
     return replace(table, dataset=name, revision=dataset_commit(name, revision or None))

@@ -41,6 +41,12 @@ def test_model_and_texts_are_pinned_to_commits(hub: loopback.Hub, tmp_path: Path
     assert not list((tmp_path / "cards").rglob("*.part"))
 
 
+def test_a_model_is_enough(hub: loopback.Hub, tmp_path: Path) -> None:
+    hub.add("org/Model", {"config.json": b"{}"})
+    assert hubq("init", "org/Model").exit_code == 0
+    assert read(tmp_path / "cards/Model/hubq.toml").variants == {"gguf": ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]}
+
+
 def test_a_branch_is_followed_and_pinned(hub: loopback.Hub, tmp_path: Path) -> None:
     commit = hub.add("org/Model", {"config.json": b"{}"})
     hub.repos["org/Model"].refs["v1"] = commit
@@ -77,7 +83,7 @@ def test_paths_are_seen_from_the_manifest(hub: loopback.Hub, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["org/Model"], "no level is named"),
+        (["org/Model", "--levels", ""], "no level is named"),
         (["org/None", "--levels", "q8_0"], "org/None"),
         (["org/Model", "--levels", "q8_0,onnx:q8", "--to", "me/X"], "one repository, for levels of two formats"),
         (["org/Model", "--levels", "q8_0", "--dataset", "org/none"], "org/none"),
