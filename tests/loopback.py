@@ -8,6 +8,9 @@
 Repositories are called owner/name and live in memory, with their whole history. Files with a suffix in LARGE are stored as
 the Hub stores large files: listed with a SHA-256, uploaded ahead of the commit, downloaded by a redirect to a signed address
 on another origin (`localhost` instead of `127.0.0.1`). The Xet protocol is not spoken: HF_HUB_DISABLE_XET=1 must be set.
+
+Where `publishers` names the claims of a repository's trusted publisher, a job whose `identity` has them gets a token that may
+write there and nowhere else: https://huggingface.co/docs/hub/trusted-publishers
 """
 
 from __future__ import annotations
@@ -110,6 +113,9 @@ class Hub:
         self.lost_answers = 0  # how many more commits land, but are answered with 500
         self.hang = 0.0  # seconds that the next commit's answer takes after the commit landed
         self.met: list[str] = []  # the faults that a request really met, by name
+        self.publishers: dict[str, dict[str, str]] = {}  # repository -> the claims that its trusted publisher must have
+        self.identities: dict[str, dict[str, str]] = {}  # id token, or what a job asks for one with -> its claims
+        self.tokens: dict[str, str] = {}  # token of a trusted publisher -> the only repository that it may write to
         self.lock = threading.RLock()  # commits come one by one
         self._failures: list[list[Any]] = []
         self._closed = threading.Event()
@@ -143,6 +149,12 @@ class Hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.url)
         template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    def identity(self, **claims: str) -> dict[str, str]:
+        """Variables of a job of GitHub Actions that has `id-token: write`, with these claims."""
+        asking = f"askingFor{len(self.identities)}ThatNobodyMaySee"
+        self.identities[asking] = claims
+        return {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.url}/id-token?v=1", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": asking}
 
     def add(self, repo: str, files: Mapping[str, bytes]) -> str:
         """Commits `files` on top of what the repository holds, which is created if need be; returns the commit."""
@@ -180,6 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16  # head and body in one packet, or the client waits 40 ms for each answer
     ROUTES = (
+        (r"GET /id-token", "id_token"),
+        (r"POST /oauth/token", "exchange"),
         (r"GET /api/whoami-v2", "whoami"),
         (r"POST /api/repos/create", "create"),
         (r"POST /api/validate-yaml", "validate"),
@@ -211,6 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             for pattern, name in self.ROUTES:
                 if match := re.fullmatch(pattern, f"{self.command} {address.path}"):
                     given = {key: value and unquote(value) for key, value in match.groupdict().items()}
+                    self.named = given.get("repo")
                     if (new := self.hub.renamed.get(given.get("repo") or "")) and name != "cdn":
                         return self.answer(307, b"", {"Location": self.path.replace(str(given["repo"]), new, 1)})
                     return getattr(self, name)(**given)
@@ -235,7 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
     def may(self, action: str) -> None:
         """Refuses a wrong token always, and none where something is written."""
         given = self.headers.get("Authorization")
-        if given not in (None, f"Bearer {TOKEN}"):
+        if (token := (given or "").removeprefix("Bearer ")) in self.hub.tokens:
+            if action == "write" and self.hub.tokens[token] != self.named:
+                raise _Refused(403, "this token may write to another repository only")
+        elif given not in (None, f"Bearer {TOKEN}"):
             raise _Refused(401, "Invalid credentials in Authorization header")
         if action == "write" and given is None:
             raise _Refused(401, "Invalid username or password.")
@@ -263,6 +281,28 @@ class _Handler(BaseHTTPRequestHandler):
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha}\nsize {len(data)}\n".encode()
         lfs = {"oid": sha, "size": len(data), "pointerSize": len(pointer)}
         return {"type": "file", "path": path, "size": len(data), "oid": git_blob(pointer), "lfs": lfs}
+
+    def id_token(self) -> None:
+        """GitHub's endpoint, not the Hub's."""
+        claims = self.hub.identities.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+        if claims is None:
+            raise _Refused(401, "no such job")
+        value = f"identity{len(self.hub.identities)}.ThatNobodyMaySee"
+        self.hub.identities[value] = claims | {"aud": self.query["audience"]}
+        self.answer(200, {"value": value})
+
+    def exchange(self) -> None:
+        asked = json.loads(self.body)
+        kinds = ("urn:ietf:params:oauth:grant-type:token-exchange", "urn:ietf:params:oauth:token-type:id_token")
+        if (asked["grant_type"], asked["subject_token_type"]) != kinds:
+            raise _Refused(400, "invalid_request")
+        claims, resource = self.hub.identities.get(asked["subject_token"], {}), asked["resource"]
+        wanted = self.hub.publishers.get(resource)
+        if wanted is None or resource not in self.hub.repos or not (wanted | {"aud": self.hub.url}).items() <= claims.items():
+            raise _Refused(400, "invalid_grant")
+        token = f"hf_jwt_loopback{len(self.hub.tokens):010}.ThatNobodyMaySee"
+        self.hub.tokens[token] = resource
+        self.answer(200, {"access_token": token, "token_type": "bearer", "expires_in": 3600})
 
     def whoami(self) -> None:
         self.may("write")
