@@ -682,13 +682,37 @@ def _environment(name: str) -> Environment:
 
 
 @app.command()
-def doctor(as_json: options.Json = False) -> None:
+def doctor(
+    ci: Annotated[
+        bool, typer.Option("--ci", help="Say what to set on the Hub, so that GitHub Actions may publish there.")
+    ] = False,
+    folder: options.Cards = Path("cards"),
+    as_json: options.Json = False,
+) -> None:
     """Say what is installed and what it unlocks."""
     with _answering(as_json):
-        from hubq import ui
+        from hubq import ui, ui_show
+        from hubq.ci import publishers
         from hubq.doctor import checks
 
-        ui.show_checks(checks(), as_json)
+        if ci:
+            ui_show.show_publishers(publishers(folder), as_json)
+        else:
+            ui.show_checks(checks(), as_json)
+
+
+@app.command("init-ci")
+def init_ci(
+    folder: Annotated[Path, typer.Argument(help="The repository.")] = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Write over files that were changed.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write workflows for GitHub Actions into a repository: releases, and a look at base models every night."""
+    with _answering(as_json):
+        from hubq.ci import write
+        from hubq.ui_show import show_workflows
+
+        show_workflows(folder, write(folder, force), as_json)
 
 
 @contextmanager

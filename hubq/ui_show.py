@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hubq.cards import Found
+    from hubq.ci import Publisher
     from hubq.formats.gguf.arch import Family
     from hubq.formats.gguf.audit import Report
     from hubq.perplexity import Result, Row
@@ -371,3 +372,30 @@ def show_status(found: Sequence[State], as_json: bool) -> None:
         console.print(f"{state.state:8s} {state.folder}  {state.source}", soft_wrap=True)
         for finding in state.findings:
             console.print(f"         {finding.text}", soft_wrap=True)
+
+
+def show_workflows(folder: Path, changed: Mapping[str, bool], as_json: bool) -> None:
+    """Which files of the workflows were written, and what is left to do."""
+    if as_json:
+        files = [{"path": path, "changed": differed} for path, differed in changed.items()]
+        print_json({"folder": str(folder), "files": files})
+        return
+    console = make_console(stderr=False)
+    for path, differed in changed.items():
+        console.print(f"{'wrote' if differed else 'current':9s} {folder / path}", soft_wrap=True)
+    console.print("hint: hubq doctor --ci says what to set on the Hub", soft_wrap=True)
+
+
+def show_publishers(publishers: Sequence[Publisher], as_json: bool) -> None:
+    """What to enter on the Hub, page by page."""
+    if as_json:
+        print_json({"publishers": [asdict(one) | {"settings": one.settings} for one in publishers]})
+        return
+    console = make_console(stderr=False)
+    for one in publishers:
+        console.print(f"{one.settings}: Trusted Publishers", soft_wrap=True)
+        rows = {"provider": "GitHub Actions", "repository": one.repository or "owner/name of this repository on GitHub"}
+        rows |= {"branch": one.branch, "workflow": one.workflow, "environment": one.environment}
+        for name, value in rows.items():
+            console.print(f"  {name:12s} {value}", soft_wrap=True)
+    console.print("hint: a repository must be there before it has settings: hf repos create NAME", soft_wrap=True)

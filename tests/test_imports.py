@@ -20,7 +20,7 @@ RANKS = """
 hubq.__main__
 hubq.cli
 hubq.ui_show
-hubq.ui hubq.doctor
+hubq.ui hubq.doctor hubq.ci
 hubq.engines
 hubq.release hubq.verify hubq.site hubq.init hubq.status
 hubq.steps hubq.manifest
