@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hubq import disk
 from hubq.errors import BadSource, Usage
+from hubq.plan import is_repository
 
 ACTION = ("action.yml", "install.sh", "steps.sh", "push.sh", "status.sh", "github.py", "record.py", "tell.py")
 WORKFLOW, ENVIRONMENT = "release.yml", "hubq-publish"
@@ -82,7 +83,7 @@ def _targets(cards: Path) -> Iterator[str]:
             targets = tomllib.loads(path.read_text())["targets"].values()
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, AttributeError):
             raise BadSource(f"{path} is no manifest", "`hubq plan` says what is wrong with it") from None
-        yield from (target for target in targets if re.fullmatch(r"[\w.-]+/[\w.-]+", str(target)))
+        yield from (target for target in targets if is_repository(target))
 
 
 def _git(folder: Path, *arguments: str) -> str:
