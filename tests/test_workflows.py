@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,161 @@ def test_what_init_ci_writes_is_what_is_here_and_installs_this_version() -> None
     here = {path for path in (ROOT / ".github/actions/hubq").iterdir() if path.is_file()}
     assert here == {ROOT / path for path in ci.FILES if "actions" in path}
     assert f"inputs.version || '{hubq.__version__}'" in ci.files()[".github/actions/hubq/action.yml"].decode()
+
+
+# --- what runs them here ---
+
+SMALL_WORKFLOW = r"""
+name: Small
+on:
+  workflow_dispatch:
+    inputs:
+      word: {type: string, default: none}
+permissions: {}
+jobs:
+  first:
+    timeout-minutes: 1
+    outputs:
+      matrix: ${{ steps.one.outputs.matrix }}
+    steps:
+      - id: one
+        run: |
+          echo 'matrix={"include":[{"n":"1"},{"n":"2"}]}' >>"$GITHUB_OUTPUT"
+          printf 'A<<END\nx\ny\nEND\n' >>"$GITHUB_ENV"
+          echo "$WORD" >>"$GITHUB_STEP_SUMMARY"
+        env:
+          WORD: ${{ inputs.word }}-${{ github.event_name }}
+      - if: env_is_no_context
+        run: "true"
+  none:
+    needs: first
+    if: inputs.word == 'other'
+    timeout-minutes: 1
+    steps: [{run: "true"}]
+  after-none:
+    needs: none
+    timeout-minutes: 1
+    steps: [{run: "true"}]
+  each:
+    needs: [first, none]
+    if: ${{ !cancelled() && needs.none.result != 'failure' }}
+    timeout-minutes: 1
+    strategy:
+      matrix: ${{ fromJSON(needs.first.outputs.matrix) }}
+    steps:
+      - run: test "$N" = 1
+        env:
+          N: ${{ matrix.n }}
+      - run: echo reached
+      - if: failure()
+        run: echo sorry
+  last:
+    needs: each
+    timeout-minutes: 1
+    steps: [{run: "true"}]
+"""
+
+
+def run_small(tmp_path: Path, text: str, **inputs: str) -> actions.Run:
+    folder = tmp_path / "small"
+    (folder / ".github/workflows").mkdir(parents=True)
+    (folder / ".github/workflows/small.yml").write_text(text)
+    settings = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "small"]):
+        subprocess.run(["git", *settings, *arguments], cwd=folder, check=True)
+    return actions.Runner(folder, tmp_path / "runs", {"PATH": os.environ["PATH"]}).run("small.yml", **inputs)
+
+
+def test_the_runner_skips_and_fails_as_github_does(tmp_path: Path) -> None:
+    ran = run_small(tmp_path, SMALL_WORKFLOW.replace("env_is_no_context", "success()"), word="a")
+    expected = {"first": "success", "none": "skipped", "after-none": "skipped", "each": "failure", "last": "skipped"}
+    assert ran.results == expected
+    (first,) = ran.of("first")
+    assert first.summary == "a-workflow_dispatch\n" and first.seen[1]["A"] == "x\ny"
+    well, ill = ran.of("each")
+    assert (well.result, ill.result) == ("success", "failure")
+    assert "reached\n" in well.log and "sorry\n" not in well.log
+    assert "reached\n" not in ill.log and "sorry\n" in ill.log and ill.codes == [1, 0]
+
+
+def test_the_runner_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no env_is_no_context"):
+        run_small(tmp_path / "a", SMALL_WORKFLOW)
+    with pytest.raises(ValueError, match="inputs has no wrod"):
+        run_small(tmp_path / "b", SMALL_WORKFLOW.replace("env_is_no_context", "inputs.wrod"))
+    sound = SMALL_WORKFLOW.replace("env_is_no_context", "success()")
+    with pytest.raises(AssertionError, match="takes other inputs"):
+        run_small(tmp_path / "c", sound, wrod="a")
+    with pytest.raises(AssertionError, match="environment only"):
+        run_small(tmp_path / "d", sound.replace("echo reached", "echo ${{ inputs.word }}"))
+
+
+# --- scripts by themselves ---
+
+
+def script(name: str, at: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    told = {"GITHUB_PATH": str(at / "path"), "GITHUB_STEP_SUMMARY": str(at / "summary"), "RUNNER_TEMP": str(at / "temp")}
+    (at / "temp").mkdir(exist_ok=True)
+    command = ["bash", "-e", str(ROOT / ".github/actions/hubq" / name)]
+    return subprocess.run(command, cwd=at, env=os.environ | told | environment, capture_output=True, text=True, check=False)
+
+
+def test_each_push_gets_a_token_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "hubq").write_text('#!/bin/sh\necho "$2 $3 to ${HF_OIDC_RESOURCE-a secret}" >>"$LOG"\n')
+    (tmp_path / "hubq").chmod(0o755)
+    given = {"STEPS": "KEY1 KEY2", "TARGETS": "me/A me/B", "MANIFEST": "cards/A", "WORK": "work"}
+    given |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for log, more in (("oidc", {}), ("secret", {"HUBQ_PUSH_TOKEN": "hf_push"})):
+        assert script("push.sh", tmp_path, **given, **more, LOG=str(tmp_path / log)).returncode == 0
+    assert (tmp_path / "oidc").read_text() == "cards/A KEY1 to me/A\ncards/A KEY2 to me/B\n"
+    assert (tmp_path / "secret").read_text() == "cards/A KEY1 to a secret\ncards/A KEY2 to a secret\n"
+
+
+def without_dependencies() -> dict[str, str]:
+    """What lets pip leave out all that hubq needs, and hubq find it nevertheless."""
+    return {"PIP_NO_DEPS": "1", "PYTHONPATH": sysconfig.get_path("purelib")}
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What .ci/wheel makes and tries."""
+    folder = tmp_path_factory.mktemp("wheel") / "dist"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")}
+    environment |= {"PYTHONPATH": sysconfig.get_path("purelib")}
+    subprocess.run([ROOT / ".ci/wheel", folder, "--no-deps"], env=environment, check=True)
+    return folder
+
+
+def test_the_wheel_is_made_and_installs(dist: Path, tmp_path: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    given = {**without_dependencies(), "HUBQ_VERSION": str(wheel), "EXTRAS": "", "WHEELS": str(tmp_path / "wheels")}
+    done = script("install.sh", tmp_path, **given)
+    assert done.returncode == 0 and done.stdout == f"hubq {hubq.__version__}\n", done.stderr
+    assert {path.name for path in (tmp_path / "wheels").iterdir()} == {wheel.name, "version.txt"}
+    assert (tmp_path / "path").read_text() == f"{tmp_path}/temp/hubq-environment/bin\n"
+    shutil.rmtree(tmp_path / "temp")
+    done = script("install.sh", tmp_path, **given, PIP_INDEX_URL="http://127.0.0.1:9", HUBQ_PUSH_TOKEN="x")  # from wheels only
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_version_than_that_of_the_plan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels/version.txt").write_text("hubq 9.9.9\n")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = script("install.sh", tmp_path, HUBQ_VERSION="installed", WHEELS=str(tmp_path / "wheels"), PATH=path)
+    assert done.returncode == 1 and f"this machine has hubq {hubq.__version__}, but the plan is of hubq 9.9.9" in done.stdout
+
+
+@pytest.mark.parametrize(("tag", "words"), [("v9.9.9", "hubq/__init__.py has 1.2.3"), ("v1.2.3", "CHANGELOG.md has no")])
+def test_a_tag_that_does_not_fit_is_refused(tag: str, words: str, tmp_path: Path) -> None:
+    for path, text in {"hubq/__init__.py": '__version__ = "1.2.3"\n', "CHANGELOG.md": "## [1.2.2]\n"}.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / ".ci").mkdir()
+    program = shutil.copy(ROOT / ".ci/wheel", tmp_path / ".ci")
+    environment = os.environ | {"GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": tag}
+    done = subprocess.run([program, tmp_path / "dist"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and words in done.stderr
 
 
 # --- the whole way ---
