@@ -105,6 +105,7 @@ class Hub:
         self.cut: dict[str, int] = {}  # path -> how many more downloads of it end one byte early
         self.dropped: dict[str, list[int]] = {}  # path -> after how many bytes its next downloads lose the connection
         self.asked: list[str] = []  # the Range of every download that had one
+        self.whole: list[str] = []  # the path of every one that had none
         self.ranges = True  # whether downloads obey Range
         self.renamed: dict[str, str] = {}  # old name of a repository -> its name now
         self.tampered: dict[str, bytes] = {}  # path -> what a commit stores in place of what was sent
@@ -481,6 +482,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             if "Range" in self.headers:
                 self.hub.asked.append(self.headers["Range"])
+            else:
+                self.hub.whole.append(path)
             if self.due(self.hub.flipped, path):
                 self.hub.met.append("flipped")
                 data = bytes([data[0] ^ 1]) + data[1:]

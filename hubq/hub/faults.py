@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -90,6 +91,10 @@ def explain(error: Exception, repo: str, revision: str | None, endpoint: str) ->
         return HubError(f"{repo} does not exist, or it is private", f"check the name; for a private repository {LOG_IN}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"{repo} cannot be reached: HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
+    if str(getattr(getattr(error, "response", None), "url", "")).endswith("/oauth/token"):
+        resource = scrub(os.environ.get("HF_OIDC_RESOURCE", ""))
+        hint = f"enter what `hubq doctor --ci` says at {scrub(endpoint)}/{resource}/settings"
+        return HubError(f"the Hub gives this job no token for {resource}: {text}", hint)
     if code in (402, 413) or (code == 403 and re.search(r"(?i)\bstorage\b|\bquota\b", text)):
         return HubError(f"the Hub has no more room for {repo} ({code}): {text}", f"make room, see {STORAGE}; then {TRY_AGAIN}")
     if code in (401, 403):

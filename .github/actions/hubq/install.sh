@@ -18,14 +18,14 @@ esac
 mkdir -p "$WHEELS"
 if [[ -n $wanted ]]; then
   environment=$RUNNER_TEMP/hubq-environment
-  python -m venv "$environment"
+  python -m venv --without-pip "$environment"
   if [[ ! -e $WHEELS/version.txt ]]; then
     # torch without CUDA, and llama.cpp for any processor: the jobs of a run may meet different ones
     export PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL-https://download.pytorch.org/whl/cpu}
     export CMAKE_ARGS="${CMAKE_ARGS-} -DGGML_NATIVE=OFF"
-    "$environment/bin/python" -m pip wheel -q --wheel-dir "$WHEELS" "$wanted"
+    python -m pip wheel -q --wheel-dir "$WHEELS" "$wanted"
   fi
-  "$environment/bin/python" -m pip install -q --no-index --find-links "$WHEELS" "hubq$extras"
+  python -m pip --python "$environment/bin/python" install -q --no-index --find-links "$WHEELS" "hubq$extras"
   export PATH="$environment/bin:$PATH"
   echo "$environment/bin" >>"$GITHUB_PATH"
 fi
