@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubq import disk
-from hubq.errors import BadSource, Usage
+from hubq.errors import Usage
+from hubq.manifest import NAME, read
 from hubq.plan import is_repository
 
 ACTION = ("action.yml", "install.sh", "steps.sh", "push.sh", "status.sh", "github.py", "record.py", "tell.py")
@@ -67,23 +66,16 @@ class Publisher:
 
 
 def publishers(cards: Path) -> list[Publisher]:
-    """One for each repository on the Hub that a manifest below `cards` publishes to. Raises Usage where there is none."""
-    if not (targets := sorted(set(_targets(cards)))):
-        raise Usage(f"no hubq.toml in {cards} names a repository on the Hub", "`hubq init MODEL --to owner/name` writes one")
+    """One for each repository on the Hub that a manifest below `cards` publishes to. Raises Usage where there is none, or a
+    manifest cannot be read."""
+    found = [target for path in sorted(cards.glob(f"*/{NAME}")) for target in read(path).targets.values()]
+    if not (targets := sorted({target for target in found if is_repository(target)})):
+        raise Usage(f"no {NAME} in {cards} names a repository on the Hub", "`hubq init MODEL --to owner/name` writes one")
     repository = re.sub(r"^(https://|git@|ssh://git@)github\.com[:/]|\.git$", "", _git(cards, "remote", "get-url", "origin"))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         repository = ""
     branch = _git(cards, "symbolic-ref", "--short", "refs/remotes/origin/HEAD").rpartition("/")[2]
     return [Publisher(target, repository, branch or "main") for target in targets]
-
-
-def _targets(cards: Path) -> Iterator[str]:
-    for path in sorted(cards.glob("*/hubq.toml")):
-        try:
-            targets = tomllib.loads(path.read_text())["targets"].values()
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, AttributeError):
-            raise BadSource(f"{path} is no manifest", "`hubq plan` says what is wrong with it") from None
-        yield from (target for target in targets if is_repository(target))
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -63,7 +63,7 @@ def test_doctor_says_what_to_set_on_the_hub(tmp_path: Path) -> None:
         facts = {"target": "me/X-GGUF", "repository": "me/models", "branch": "main", "workflow": "release.yml"}
         assert one == facts | {"environment": "hubq-publish", "settings": "https://huggingface.co/me/X-GGUF/settings"}
     manifest.write_text("[targets")
-    assert hubq("doctor", "--ci", "--cards", tmp_path / "cards").exit_code != 0
+    assert hubq("doctor", "--ci", "--cards", tmp_path / "cards").exit_code == 2
 
 
 @pytest.fixture

@@ -209,7 +209,9 @@ def dist(tmp_path_factory: pytest.TempPathFactory, dependencies: dict[str, str])
     folder = tmp_path_factory.mktemp("wheel") / "dist"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")}
     subprocess.run(
-        [ROOT / ".ci/wheel", folder, "--no-deps"], env=environment | {"PYTHONPATH": dependencies["PYTHONPATH"]}, check=True
+        [ROOT / ".ci/wheel", folder, "--no-deps"],
+        env=environment | {"PYTHON": sys.executable, "PYTHONPATH": dependencies["PYTHONPATH"]},
+        check=True,
     )
     return folder
 
