@@ -244,7 +244,7 @@ class Runner:
         return True
 
     def _actions_upload_artifact(self, job: Job, values: dict[str, str]) -> bool:
-        """Hidden files stay behind, as they do there."""
+        """Hidden files stay behind if nobody asks for them."""
         source, target = job.workspace / values["path"], self.folder / "artifacts" / values["name"]
         if not source.is_dir() or not any(source.iterdir()):
             job.log += f"no files in {values['path']}\n"
@@ -252,7 +252,8 @@ class Runner:
         if target.exists():
             assert values["overwrite"] == "true", f"there is an artifact {target.name}"
             shutil.rmtree(target)
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"))
+        hidden = values.get("include-hidden-files") == "true"
+        shutil.copytree(source, target, ignore=None if hidden else shutil.ignore_patterns(".*"))
         return True
 
     def _actions_download_artifact(self, job: Job, values: dict[str, str]) -> bool:

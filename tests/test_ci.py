@@ -93,16 +93,20 @@ def script(name: str, github: forge.GitHub, at: Path, **environment: str) -> str
 
 
 def test_the_record_is_one_pull_request(github: forge.GitHub, tmp_path: Path) -> None:
-    def record(name: str, text: str) -> Path:
+    def record(name: str, **files: str) -> Path:
         git("clone", "-q", str(tmp_path / "bare"), name, at=tmp_path)
-        (tmp_path / name / "cards/X/README.md").write_text(text)
-        script("record.py", github, tmp_path / name, MANIFEST="cards/X")
+        made = tmp_path / f"{name}-made"
+        made.mkdir()
+        for path, text in {"hubq.toml": "", **files}.items():
+            (made / path.replace("_", ".")).write_text(text)
+        date = f"2026-01-01T00:{ord(name) - 60:02}:00Z"  # so that no commit is like another by chance
+        script("record.py", github, tmp_path / name, MANIFEST="cards/X", MADE=str(made), GIT_COMMITTER_DATE=date)
         return tmp_path / name
 
     def branch(what: str) -> str:
         return git("show", f"hubq/cards/X{what}", at=tmp_path / "bare")
 
-    at = record("a", "one")
+    at = record("A", README_md="one", old_svg="")
     (pull,) = github.pulls
     assert (pull["title"], pull["head"]["ref"], pull["base"]["ref"]) == ("Release of X", "hubq/cards/X", "main")
     assert "cards/X/hubq.toml" in pull["body"] and "/me/models/actions/runs/7" in pull["body"]
@@ -110,13 +114,17 @@ def test_the_record_is_one_pull_request(github: forge.GitHub, tmp_path: Path) ->
     commit = git("rev-parse", "hubq/cards/X", at=tmp_path / "bare")
     assert git("log", "-1", "--format=%an %cn", commit, at=tmp_path / "bare") == "github-actions[bot] github-actions[bot]"
 
-    record("b", "one")
+    record("B", README_md="one", old_svg="")
     assert len(github.pulls) == 1 and git("rev-parse", "hubq/cards/X", at=tmp_path / "bare") == commit
-    record("c", "two")
+    record("C", README_md="two")
     assert len(github.pulls) == 1 and branch(":cards/X/README.md") == "two"
+    assert git("ls-tree", "--name-only", "hubq/cards/X", "cards/X/", at=tmp_path / "bare").split() == [
+        "cards/X/README.md",
+        "cards/X/hubq.toml",
+    ]
     git("branch", "-f", "main", "hubq/cards/X", at=tmp_path / "bare")  # merged
     github.pulls[0]["state"] = "closed"
-    record("d", "two")
+    record("D", README_md="two")
     assert len(github.pulls) == 1
     assert TOKEN not in "".join(path.read_text(errors="replace") for path in (at / ".git").rglob("*") if path.is_file())
 

@@ -13,6 +13,8 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import actions
 import forge
@@ -23,6 +25,8 @@ import tiny
 
 import hubq
 from hubq import ci
+from hubq.engines.github import outputs
+from hubq.steps import Step
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -170,6 +174,29 @@ def test_the_runner_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         run_small(tmp_path / "c", sound, wrod="a")
     with pytest.raises(AssertionError, match="environment only"):
         run_small(tmp_path / "d", sound.replace("echo reached", "echo ${{ inputs.word }}"))
+
+
+def test_what_two_formats_need_alike_is_one_job() -> None:
+    def step(name: str, kind: Any, key: str, level: str = "") -> Step:
+        return Step(key, name, kind, level, (), {}, 0, 0)
+
+    plans = [
+        [
+            step("calibrate a.gguf", "calibrate", "c"),
+            step(f"time {name}", "time", f"{name}-time"),
+            step("publish", "publish", name),
+        ]
+        for name in ("gguf", "onnx")
+    ]
+    plans[0] += [step("build gguf:Q8_0", "build", "b", "gguf:Q8_0"), step("measure gguf:Q8_0", "measure", "m", "gguf:Q8_0")]
+    planned: Any = SimpleNamespace(snapshot=SimpleNamespace(repo="org/model", commit="0" * 40))
+    requests: list[Any] = [SimpleNamespace(to="me/model-GGUF"), SimpleNamespace(to="me/model-ONNX")]
+    told = outputs("model", requests, [(planned, one) for one in plans])
+    prepare, build, time = (json.loads(told[name])["include"] for name in ("prepare", "build", "time"))
+    assert [one["keys"] for one in prepare] == ["c"] and [one["keys"] for one in build] == ["b m"]
+    assert build[0]["name"] == "gguf:Q8_0" and re.fullmatch(r"[\w.-]+", build[0]["id"])
+    assert [one["keys"] for one in time] == ["gguf-time", "onnx-time"] and time[0]["id"] != time[1]["id"]
+    assert told["publish"] == "gguf onnx" and told["targets"] == "me/model-GGUF me/model-ONNX"
 
 
 # --- scripts by themselves ---

@@ -42,14 +42,9 @@ def _by_level(steps: Iterable[Step]) -> list[list[Step]]:
 
 
 def _matrix(jobs: Iterable[Sequence[Step]]) -> str:
-    include = []
+    """What two formats need alike is one job."""
+    include = {}
     for steps in jobs:
-        name = steps[0].level if ":" in steps[0].level else steps[0].name
-        include.append(
-            {
-                "name": name,
-                "id": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-"),
-                "keys": " ".join(step.key for step in steps),
-            }
-        )
-    return json.dumps({"include": include}, separators=(",", ":"))
+        name, keys = steps[0].level if ":" in steps[0].level else steps[0].name, " ".join(step.key for step in steps)
+        include[keys] = {"name": name, "id": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-"), "keys": keys}
+    return json.dumps({"include": list(include.values())}, separators=(",", ":"))

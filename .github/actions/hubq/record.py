@@ -1,9 +1,10 @@
-"""Opens a pull request with what a release wrote into the folder MANIFEST, or brings the open one up to date."""
+"""Opens a pull request that makes the folder MANIFEST what a release left in MADE, or brings the open one up to date."""
 
 from __future__ import annotations
 
 import base64
 import os
+import shutil
 import subprocess
 from urllib.parse import quote
 
@@ -13,9 +14,11 @@ AUTHOR = {"NAME": "github-actions[bot]", "EMAIL": "41898282+github-actions[bot]@
 
 
 def main() -> None:
-    """Does nothing where the folder is as it is in the repository."""
+    """Does nothing where the folder is so already."""
     folder = os.environ["MANIFEST"].strip("/")
     branch, base = f"hubq/{folder}", os.environ["GITHUB_REF_NAME"]
+    shutil.rmtree(folder)
+    shutil.copytree(os.environ["MADE"], folder)
     git("add", "--", folder)
     if not git("status", "--porcelain", "--", folder):
         return print(f"{folder} is as it was")
