@@ -475,3 +475,30 @@ def test_a_model_that_moved_on_is_told_once(place: Place, first: actions.Run) ->
     assert night() == {"status": "success", "tell": "success"} == night()
     (issue,) = place.github.issues
     assert issue["title"] == f"cards/model: {SOURCE} moved on" and commit in issue["body"]
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(1800)  # it may have to make the exporter's environment
+def test_two_targets_with_all_that_a_release_has(place: Place, first: actions.Run) -> None:
+    """Exported, timed, measured against the source in 16 bits, in two formats: a push for each, by a token for each."""
+    line = f"mkdir two && cd two && hubq init {SOURCE} --levels q8_0,onnx:q8 --dataset ../text.jsonl --windows 2"
+    subprocess.run(["bash", "-ec", line], cwd=place.folder, env=place.environment, check=True)
+    (path,) = (place.folder / "two").rglob("hubq.toml")
+    path.write_text(path.read_text().replace('"org/model-', '"me/both-'))
+    place.git("add", "two")
+    place.git("commit", "-qm", "Two formats")
+    place.git("push", "-q")
+    targets = {"me/both-GGUF", "me/both-ONNX"}
+    for target in targets:
+        place.hub.add(target, {".gitattributes": b""})
+        place.hub.publishers[target] = CLAIMS
+    place.runner.secrets.clear()
+    place.runner.environment["HUBQ_HOME"] = str(ROOT / "build/sealed")  # where the exporter's environment is
+    before = len(place.hub.tokens)
+    ran = place.runner.run("release.yml", manifest=str(path.parent.relative_to(place.folder)), **INSTALLED)
+    expected = dict.fromkeys(("plan", "prepare", "build", "time", "publish", "record"), "success")
+    assert ran.results == expected, ran.log
+    assert set(list(place.hub.tokens.values())[before:]) == targets
+    assert "model-Q8_0.gguf" in place.hub.files("me/both-GGUF")
+    assert "onnx/model_quantized.onnx" in place.hub.files("me/both-ONNX")
+    assert [len(ran.of(name)) for name in ("prepare", "build", "time")] == [1, 4, 2]
