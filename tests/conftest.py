@@ -47,7 +47,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LONGEST = (
     *("test_smollm2.py", "test_exporters.py", "test_publish.py", "test_export.py", "test_runtimes.py", "test_convert.py"),
     *("test_genai.py", "test_release.py", "test_release_tasks.py", "test_verify.py", "test_soak.py", "test_hostile.py"),
-    *("test_killed.py", "test_perplexity.py"),
+    *("test_killed.py", "test_perplexity.py", "test_workflows.py"),
 )
 
 
