@@ -96,9 +96,10 @@ def test_the_record_is_one_pull_request(github: forge.GitHub, tmp_path: Path) ->
     def record(name: str, **files: str) -> Path:
         git("clone", "-q", str(tmp_path / "bare"), name, at=tmp_path)
         made = tmp_path / f"{name}-made"
-        made.mkdir()
-        for path, text in {"hubq.toml": "", **files}.items():
-            (made / path.replace("_", ".")).write_text(text)
+        for folder, given in (("X", {"hubq.toml": "", **files}), ("X-ONNX", {"release.json": "{}"})):
+            (made / folder).mkdir(parents=True)
+            for path, text in given.items():
+                (made / folder / path.replace("_", ".")).write_text(text)
         date = f"2026-01-01T00:{ord(name) - 60:02}:00Z"  # so that no commit is like another by chance
         script("record.py", github, tmp_path / name, MANIFEST="cards/X", MADE=str(made), GIT_COMMITTER_DATE=date)
         return tmp_path / name
@@ -122,6 +123,7 @@ def test_the_record_is_one_pull_request(github: forge.GitHub, tmp_path: Path) ->
         "cards/X/README.md",
         "cards/X/hubq.toml",
     ]
+    assert branch(":cards/X-ONNX/release.json") == "{}"
     git("branch", "-f", "main", "hubq/cards/X", at=tmp_path / "bare")  # merged
     github.pulls[0]["state"] = "closed"
     record("D", README_md="two")

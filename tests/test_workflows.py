@@ -213,11 +213,14 @@ def test_each_push_gets_a_token_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "hubq").write_text('#!/bin/sh\necho "$2 $3 to ${HF_OIDC_RESOURCE-a secret}" >>"$LOG"\n')
     (tmp_path / "hubq").chmod(0o755)
     given = {"STEPS": "KEY1 KEY2", "TARGETS": "me/A me/B", "MANIFEST": "cards/A", "WORK": "work"}
-    given |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    given |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MADE": "made"}
+    for folder in ("A", "A-ONNX", "B"):
+        (tmp_path / "cards" / folder).mkdir(parents=True)
     for log, more in (("oidc", {}), ("secret", {"HUBQ_PUSH_TOKEN": "hf_push"})):
         assert script("push.sh", tmp_path, **given, **more, LOG=str(tmp_path / log)).returncode == 0
     assert (tmp_path / "oidc").read_text() == "cards/A KEY1 to me/A\ncards/A KEY2 to me/B\n"
     assert (tmp_path / "secret").read_text() == "cards/A KEY1 to a secret\ncards/A KEY2 to a secret\n"
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["A", "A-ONNX"]
 
 
 @pytest.fixture(scope="module")

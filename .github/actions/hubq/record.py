@@ -1,4 +1,4 @@
-"""Opens a pull request that makes the folder MANIFEST what a release left in MADE, or brings the open one up to date."""
+"""Opens a pull request that makes the folder MANIFEST, and those beside it, what a release left in MADE, or mends the open one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from urllib.parse import quote
 
 from github import ask
@@ -17,13 +18,15 @@ def main() -> None:
     """Does nothing where the folder is so already."""
     folder = os.environ["MANIFEST"].strip("/")
     branch, base = f"hubq/{folder}", os.environ["GITHUB_REF_NAME"]
-    shutil.rmtree(folder)
-    shutil.copytree(os.environ["MADE"], folder)
-    git("add", "--", folder)
-    if not git("status", "--porcelain", "--", folder):
+    made = {f"{folder.rpartition('/')[0] or '.'}/{path.name}": path for path in sorted(Path(os.environ["MADE"]).iterdir())}
+    for place, path in made.items():
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(path, place)
+    git("add", "--", *made)
+    if not git("status", "--porcelain", "--", *made):
         return print(f"{folder} is as it was")
     title = f"Release of {folder.rpartition('/')[2]}"
-    git("commit", "--quiet", "--message", title, "--", folder)
+    git("commit", "--quiet", "--message", title, "--", *made)
     push(branch)
     owner = os.environ["GITHUB_REPOSITORY"].partition("/")[0]
     if not ask("GET", f"pulls?state=open&base={quote(base)}&head={quote(f'{owner}:{branch}')}"):
