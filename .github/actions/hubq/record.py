@@ -1,4 +1,4 @@
-"""Opens a pull request that makes the folder MANIFEST, and those beside it, what a release left in MADE, or mends the open one."""
+"""Makes the folder MANIFEST, and those beside it, what a release left in MADE: in a pull request, of which one is open at most."""
 
 from __future__ import annotations
 
