@@ -31,7 +31,7 @@ from hubq.store import key
 
 FOLDERS = ("artifacts", "imatrices", "conversions", "exports")
 RECORDS = ("measurements", "speeds", "checks")
-PLACE = re.compile(rf"(?:{'|'.join(FOLDERS)})/[0-9a-f]{{64}}|(?:{'|'.join(RECORDS)})/[0-9a-f]{{64}}\.json")
+PLACE = re.compile(rf"(?:{'|'.join(FOLDERS)})/[0-9a-f]{{64}}|(?:{'|'.join(RECORDS)})/[0-9a-f]{{64}}(?:-[0-9]+)?\.json")
 WAITS = (1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)  # seconds to wait at most before a commit that somebody else outran
 
 

@@ -18,7 +18,7 @@ from hubq.hub.huggingface import HuggingFace
 from hubq.shared import Shared, read_entries
 
 REPO = "org/store"
-STEP, OTHER, KEY, ROW = "a" * 64, "b" * 64, "c" * 64, "d" * 64
+STEP, OTHER, KEY, ROW = "a" * 64, "b" * 64, "c" * 64, "d" * 64 + "-765"
 GGUF = b"GGUF" * 1000
 Machine = Callable[[str], Shared]
 
