@@ -3,8 +3,8 @@
     python bench/workers.py MODEL TEXT [--levels L1,L2,...] [--windows N] [--workers 1,2] [--repeats N] [--json]
 
 MODEL is a folder in Hub format, TEXT a .txt or .jsonl file to measure on. Each run is a `hubq publish` in a process and a work
-folder of its own, in turn; nothing is timed within it (--no-speed), since neighbours would be heard. Numbers are medians over the
-turns, and ratios to the run without an engine: below 1 is faster. Ray's own start, a few seconds, is part of it. The files,
+folder of its own, in turn; nothing is timed within it (--no-speed), since neighbours would be heard. Numbers are medians over
+the turns, and ratios to the run without an engine: below 1 is faster. Ray's own start, a few seconds, is part of it. The files,
 card and record of all runs are compared: they have to be the same.
 Needs the extras of the levels, and ray: pip install 'hubq[llama,ray]'.
 """

@@ -18,15 +18,20 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from hubq.disk import sync
 from hubq.errors import BadSource, HubqError, Moved
-from hubq.hub import Hub
+from hubq.hub import Hub, connect
+from hubq.job import Tell
 from hubq.nouns import Snapshot
+from hubq.plan import Request
+from hubq.release import Result, run_steps
+from hubq.steps import Step, planned_steps
 from hubq.store import key
 
 FOLDERS = ("artifacts", "imatrices", "conversions", "exports")
@@ -43,23 +48,26 @@ class Shared:
     repo: str
     root: Path
 
-    def open(self) -> None:
-        """Make sure that the repository is there and can be written. Raises HubError where it cannot. A new one is private."""
+    def open(self) -> frozenset[str]:
+        """Make sure that the repository is there and can be written; the keys of the steps that are done.
+
+        Raises HubError where it cannot. A new one is private.
+        """
         self.hub.check_writable(self.repo)
         self.hub.ensure(self.repo, private=True)
+        return self.done()
 
     def done(self) -> frozenset[str]:
         """The keys of the steps that are done."""
         places = [file.path.split("/") for file in self.hub.head(self.repo).files]
         return frozenset(place[1].removesuffix(".json") for place in places if place[0] == "steps" and len(place) == 2)
 
-    def carry(self, step: str, needs: Sequence[str], run: Callable[[], None]) -> None:
+    def carry(self, step: str, needs: Sequence[str], run: Callable[[], object]) -> None:
         """Do a step by `run` unless it is done already: fetch what its `needs` made, run it, send what it made."""
-        if step in self.done():
-            return
-        self.fetch(needs)
-        run()
-        self.send(step)
+        if step not in self.done():
+            self.fetch(needs)
+            run()
+            self.send(step)
 
     def fetch(self, steps: Sequence[str]) -> None:
         """Bring what steps made or used into the store. Raises HubqError for a step that is not done, BadSource for a record
@@ -129,6 +137,32 @@ class Shared:
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
+
+
+def at(place: str, root: Path) -> Shared:
+    """The store at `place`, a repository on the Hub as owner/name or a folder that acts as one, and its local `root`."""
+    if not place.startswith((".", "/", "~")):
+        return Shared(connect(writing=True), place, root)
+    folder = Path(place).expanduser().resolve()
+    return Shared(connect(folder.parent), folder.name, root)
+
+
+def run_shared(
+    request: Request, keys: Collection[str], tell: Tell, shared: Shared | None = None
+) -> tuple[dict[str, Step], dict[str, Result]]:
+    """`release.run_steps`, with what the steps need fetched before, and what they made sent afterwards."""
+    if shared is None:
+        return run_steps(request, keys, tell)
+    mine = {step.key: step for step in planned_steps(request)[1] if step.key in keys}
+    results: dict[str, Result] = {}
+    for step in mine.values():
+        run = partial(run_steps, request, [step.key], tell)
+        if step.kind == "publish":
+            shared.fetch(step.needs)
+            results |= run()[1]
+        else:
+            shared.carry(step.key, step.needs, run)
+    return mine, results
 
 
 def read_entries(data: bytes, name: str) -> tuple[str, ...]:
