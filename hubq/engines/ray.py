@@ -16,6 +16,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ from hubq.store import Store, default_root
 
 PAUSE = 0.25  # seconds between two looks at what was told
 OFTEN = 0.5  # seconds between two events of a step that goes on
+ANSWER = 10.0  # seconds that a cluster may take to answer
 OBJECTS = 128 << 20  # bytes for what tasks return, which is nothing
 THREADS = "OMP_NUM_THREADS"  # Ray sets it to the CPUs of a task
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -234,9 +236,12 @@ def _cluster(ray: Any, address: str, jobs: int | None) -> Iterator[_Room]:
 
 def _start(ray: Any, settings: dict[str, Any]) -> None:
     """Connect to a cluster, or start one."""
+    host, _, port = str(settings.get("address", "")).rpartition("/")[2].rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself waits for minutes where nobody answers
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         address = settings.get("address")
         where = f"the Ray cluster at {address} cannot be used" if address else "no Ray cluster could be started"
         raise HubqError(f"{where}: {plain(str(error).strip().splitlines()[-1])}", "see `ray status` there") from None

@@ -85,7 +85,7 @@ class Jobs:
         one = found[name]
         if one.unit_label not in SECONDS:
             raise HubError(f"the Hub prices {name} by the {one.unit_label}, which hubq cannot count", "update hubq")
-        what = ", ".join(filter(None, [one.cpu, one.ram, one.accelerator and one.accelerator.model]))
+        what = ", ".join([one.cpu, one.ram, *([one.accelerator.model] if one.accelerator else [])])
         return Flavor(name, what, one.unit_cost_micro_usd, SECONDS[one.unit_label])
 
     def alive(self, labels: Mapping[str, str]) -> Job | None:
@@ -137,6 +137,10 @@ class Jobs:
         with self._plain_errors():
             found = again(lambda: [*self._api.fetch_job_logs(job_id=job.id, namespace=self._account(), tail=lines)])
         return [scrub(line) for text in found for line in text.splitlines()][-lines:]
+
+    def token(self) -> str:
+        """The login's token, for jobs that write in its name; "" without a login."""
+        return str(self._api.token or client.get_token() or "")
 
     def _account(self) -> str:
         self._name = self._name or str(again(lambda: self._api.whoami(cache=True))["name"])
