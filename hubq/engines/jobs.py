@@ -3,7 +3,7 @@
     hubq publish cards/X --engine jobs --store owner/name --image IMAGE --flavor cpu-upgrade --timeout 2h [--confirm]
 
 A level's file and its numbers are one job. Jobs see the Hub alone, and share a store by the repository --store: the manifest
-and the files that it names go there first, each step that a job has done follows, and at the end the conductor fetches all of it.
+and the files that it names go there first, each step that a job has done follows, and in the end the conductor fetches it all.
 So what is done is never paid twice, and a job that still runs is waited for instead of starting another one. A job that is lost
 is started once more; one that failed by itself is not. The image is one with hubq, such as its container file makes.
 
@@ -144,7 +144,9 @@ class _Conductor:
             while running or (waiting and not failed):
                 for chain in [one for one in waiting if not one.needs & open_keys and not failed][: most - len(running)]:
                     waiting.remove(chain)
+                    running[chain] = None
                     running[chain] = self._start(chain)
+                    self.tell(Event("log", f"{chain.name} is on its way: {running[chain].url}"))
                     starts[chain] = starts.get(chain, 0) + 1
                 time.sleep(POLL)
                 for chain, job in [*running.items()]:
@@ -160,35 +162,35 @@ class _Conductor:
                     else:
                         failed = failed or self._failure(chain, now)
         finally:
-            for job in running.values():
-                self.service.cancel(job)
+            for chain, job in running.items():  # also the one that was being started
+                if job := job or self.service.alive(self._labels(chain)):
+                    self.service.cancel(job)
         if failed:
             raise failed
+
+    def _command(self, chain: Chain) -> list[str]:
+        return ["hubq", "run-step", self.folder, *chain.keys, "--store", str(self.settings["store"])]
+
+    def _labels(self, chain: Chain) -> dict[str, str]:
+        """What tells a job from all others, and a name for people."""
+        told = json.dumps([self._command(chain), self.settings["image"], self.settings["flavor"]])
+        name = re.sub("[^A-Za-z0-9]+", "-", chain.name)
+        return {"hubq": hashlib.sha256(told.encode()).hexdigest(), "name": f"hubq-{name}"[:99]}
 
     def _start(self, chain: Chain) -> Any:
         """A new job, or the one that somebody started for the same steps and that still runs."""
         from hubq.hub.jobs import Order
 
-        command = ["hubq", "run-step", self.folder, *chain.keys, "--store", str(self.settings["store"])]
-        told = json.dumps([command, self.settings["image"], self.settings["flavor"]])
-        labels = {
-            "hubq": hashlib.sha256(told.encode()).hexdigest(),
-            "name": f"hubq-{re.sub('[^A-Za-z0-9]+', '-', chain.name)}"[:99],
-        }
-        env = {"HUBQ_NO_PROGRESS": "1", **{name: os.environ[name] for name in PASSED if name in os.environ}}
         order = Order(
             image=self.settings["image"],
-            command=command,
+            command=self._command(chain),
             flavor=self.settings["flavor"],
             timeout=self.timeout,
-            labels=labels,
-            env=env,
+            labels=self._labels(chain),
+            env={"HUBQ_NO_PROGRESS": "1", **{name: os.environ[name] for name in PASSED if name in os.environ}},
             secrets={"HF_TOKEN": os.environ.get("HUBQ_STORE_TOKEN") or self.service.token()},
         )
-        found = self.service.alive(labels)
-        job = found or self.service.start(order)
-        self.tell(Event("log", f"{chain.name} {'runs already' if found else 'was started'}: {job.url}"))
-        return job
+        return self.service.alive(order.labels) or self.service.start(order)
 
     def _look(self, chain: Chain, job: Any) -> Any:
         now = self.service.look(job)
