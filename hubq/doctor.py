@@ -22,6 +22,7 @@ PACKAGES = {
     "onnx": ("writing ONNX files", "pip install 'hubq[onnx]'"),
     "onnxruntime": ("writing ONNX files, and the engine `onnxruntime`: what their users will run", "pip install 'hubq[onnx]'"),
     "onnxruntime-genai": ("the level onnx:genai-int4", "pip install 'hubq[genai]'"),
+    "ray": ("`--engine ray`: steps of a release on several machines", "pip install 'hubq[ray]'"),
     "llama-cpp-python": ("the engine `llama.cpp`: what users of the files will run", "pip install 'hubq[llama]'"),
 }
 

@@ -12,6 +12,9 @@ WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 WorkDir = Annotated[Path | None, typer.Option("--work-dir", help="Where finished work is kept (HUBQ_HOME).")]
+Shared = Annotated[
+    str | None, typer.Option("--store", help="A repository that machines share a store by: owner/name, or a folder.")
+]
 Cards = Annotated[Path, typer.Option("--cards", help="The folder of cards, one folder per model.")]
 Card = Annotated[Path, typer.Argument(help="A folder of cards' folder with a hubq.toml, or that file.")]
 Summary = Annotated[Path | None, typer.Option(help="Append the table of files to this file, in Markdown.")]

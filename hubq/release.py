@@ -104,6 +104,7 @@ def run_steps(
                     )
                 work = _Work(request, planned, Path(aside), every, step, tell)
                 store.used.clear()
+                store.file("imatrices", planned.imatrix_key)  # what was found as it was planned is used, too
                 if result := ACTS[step.kind](work):
                     results[step.key] = result
                 if step.kind != "publish":  # pushed once more it would be looked at once more

@@ -11,7 +11,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUBQ_PUSH_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUBQ_PUSH_TOKEN", "HUBQ_STORE_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 _RULES = (
     (re.compile(r"(https?://)[^/\s@]+@"), r"\1"),  # passwords
     (re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*"), r"\1"),  # queries: they may be signed

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from machines import HARDWARE, Job, Machines
+
 LARGE = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".bin")
 ALWAYS = 1 << 30
 TOKEN = "hf_loopbackTokenThatNobodyMaySee"
@@ -117,6 +119,8 @@ class Hub:
         self.publishers: dict[str, dict[str, str]] = {}  # repository -> the claims that its trusted publisher must have
         self.identities: dict[str, dict[str, str]] = {}  # id token, or what a job asks for one with -> its claims
         self.tokens: dict[str, str] = {}  # token of a trusted publisher -> the only repository that it may write to
+        self.machines: Machines | None = None  # that run jobs
+        self.lost_jobs = 0  # how many more jobs start, but are answered with 500
         self.lock = threading.RLock()  # commits come one by one
         self._failures: list[list[Any]] = []
         self._closed = threading.Event()
@@ -130,6 +134,8 @@ class Hub:
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        if self.machines:
+            self.machines.close()
         self._server.shutdown()
         self._server.server_close()
 
@@ -211,6 +217,12 @@ class _Handler(BaseHTTPRequestHandler):
         (r"PUT /upload/(?P<oid>\w+)", "upload"),
         (r"POST /verify/(?P<oid>\w+)", "verify"),
         (r"(HEAD|GET) /(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+        (r"GET /api/jobs/hardware", "hardware"),
+        (r"GET /api/jobs/(?P<owner>[^/]+)", "jobs"),
+        (r"POST /api/jobs/(?P<owner>[^/]+)", "start_job"),
+        (r"GET /api/jobs/(?P<owner>[^/]+)/(?P<name>\w+)", "job"),
+        (r"POST /api/jobs/(?P<owner>[^/]+)/(?P<name>\w+)/cancel", "cancel_job"),
+        (r"GET /api/jobs/(?P<owner>[^/]+)/(?P<name>\w+)/logs", "job_log"),
         (r"(HEAD|GET) /cdn/(?P<repo>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<path>.+)", "cdn"),
     )
 
@@ -518,3 +530,45 @@ class _Handler(BaseHTTPRequestHandler):
     def due(faults: dict[str, int], path: str) -> bool:
         faults[path] = faults.get(path, 0) - 1
         return faults[path] >= 0
+
+    def hardware(self) -> None:
+        self.answer(200, [{"unitCostUSD": one["unitCostMicroUSD"] / 1e6, "unitLabel": "minute", **one} for one in HARDWARE])
+
+    def started(self, owner: str, name: str | None = None) -> list[Job]:
+        """The account's jobs, or the one of a name."""
+        self.may("write")
+        machines = self.hub.machines
+        found = [job for job in (machines.jobs if machines else []) if job.owner == owner and name in (None, job.id)]
+        if name and not found:
+            raise _Refused(404, "Job not found")
+        return found
+
+    def jobs(self, owner: str) -> None:
+        asked = parse_qs(urlsplit(self.path).query)
+        stages, labels = asked.get("stage", []), dict(label.split("=", 1) for label in asked.get("label", []))
+        found = [job.facts for job in self.started(owner)]
+        found = [job for job in found if not stages or job["status"]["stage"] in stages]
+        self.answer(200, [job for job in found if labels.items() <= (job["labels"] or {}).items()])
+
+    def start_job(self, owner: str) -> None:
+        self.may("write")
+        if self.hub.machines is None:
+            raise _Refused(402, "Pre-paid credit balance is insufficient")
+        job = self.hub.machines.start(owner, json.loads(self.body))
+        if self.hub.lost_jobs:
+            self.hub.lost_jobs -= 1
+            raise _Refused(500, "Internal Error")
+        self.answer(200, job.facts)
+
+    def job(self, owner: str, name: str) -> None:
+        self.answer(200, self.started(owner, name)[0].facts)
+
+    def cancel_job(self, owner: str, name: str) -> None:
+        self.started(owner, name)[0].stop("CANCELED")
+        self.answer(200, {})
+
+    def job_log(self, owner: str, name: str) -> None:
+        """Server-sent events, a line of the log each."""
+        lines = self.started(owner, name)[0].log.splitlines()[-int(self.query.get("tail", 10**9)) :]
+        events = [json.dumps({"data": line, "timestamp": "2026-01-01T00:00:00.000Z"}) for line in lines]
+        self.answer(200, "".join(f"data: {event}\n\n" for event in events).encode(), {"Content-Type": "text/event-stream"})

@@ -22,6 +22,7 @@ hubq.cli
 hubq.ui_show
 hubq.ui hubq.doctor hubq.ci
 hubq.engines
+hubq.shared
 hubq.release hubq.verify hubq.site hubq.init hubq.status
 hubq.steps hubq.manifest
 hubq.examine
@@ -64,6 +65,7 @@ HOMES = {
     "onnxruntime": "hubq.formats.onnx",
     "onnxruntime_genai": "hubq.formats.onnx.genai",
     "pydantic": "hubq.record hubq.manifest",
+    "ray": "hubq.engines.ray",
     "rich": "hubq.ui",
     "sentencepiece": "hubq.text hubq.formats.gguf.vocab hubq.formats.gguf.gate",
     "tokenizers": "hubq.tokenize hubq.text hubq.formats.gguf",

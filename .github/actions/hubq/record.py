@@ -1,4 +1,4 @@
-"""Makes the folder MANIFEST, and those beside it, what a release left in MADE: in a pull request, of which one is open at most."""
+"""Makes the folder MANIFEST, and those beside it, what a release left in MADE: in a pull request, one for them all."""
 
 from __future__ import annotations
 
