@@ -109,6 +109,8 @@ def run_steps(
                     results[step.key] = result
                 if step.kind != "publish":  # pushed once more it would be looked at once more
                     store.keep_step(step.key, {"name": step.name, "machine": machine(), "cores": cores()})
+                if step.kind == "calibrate":  # what comes next is planned with the matrix
+                    planned = plan_in(Path(aside), request)
                 tell(Event("step", step.name, 1, 1, step))
     return mine, results
 

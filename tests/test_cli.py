@@ -13,7 +13,9 @@ import gguf
 import numpy as np
 import pytest
 import tiny
+from typer.testing import CliRunner
 
+from hubq.cli import app
 from hubq.formats import levels, parse_levels
 
 LEVELS = levels()
@@ -95,12 +97,13 @@ def test_mistakes_are_sentences_with_a_hint(
     arguments: tuple[str, ...], code: int, message: str, model: Path, tmp_path: Path
 ) -> None:
     given = [argument.format(model=model, tmp=tmp_path) for argument in arguments]
-    told = hubq("publish", *given, "--work-dir", str(tmp_path / "work"))
-    assert told.returncode == code and told.stdout == ""
+    command = ["publish", *given, "--work-dir", str(tmp_path / "work")]
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == code and told.stdout == ""
     last = told.stderr.splitlines()[-2:]
     assert last[0].startswith("error: ") and message in last[0]
     assert last[1].startswith("hint: ") and "Traceback" not in told.stderr
-    document = json.loads(hubq("publish", *given, "--work-dir", str(tmp_path / "work"), "--json").stdout)
+    document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert document["status"] == "failed" and message in document["error"]["message"]
 
 

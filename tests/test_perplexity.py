@@ -72,7 +72,10 @@ def printed(log: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     ("size", "batch", "chunks"),
-    [(64, 256, None), (64, 2048, 5), (64, 64, 3), (100, 250, 7), (128, 48, 3), (512, 2048, None)],
+    [
+        pytest.param(64, 256, None, marks=pytest.mark.thorough),
+        *[(64, 2048, 5), (64, 64, 3), (100, 250, 7), (128, 48, 3), (512, 2048, None)],
+    ],
     ids=["4 at once", "all at once", "one by one", "no power of 2", "in parts", "as by default"],
 )
 def test_perplexity_has_llama_perplexity_s_digits(begins: Path, text: Path, size: int, batch: int, chunks: int | None) -> None:

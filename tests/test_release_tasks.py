@@ -108,14 +108,16 @@ def test_embeddings_of_gguf_files_are_measured(request_: Request, spec: TextSpec
         assert words not in card
 
 
-def test_without_measurements_embeddings_are_still_checked(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_measurements_embeddings_are_still_checked(
+    request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     made = publish(replace(request_, text=None, levels=parse_levels("q8_0"))).release
     assert {check.name: check.outcome for check in made.checks}["embeddings"] == "passed" and not made.measurements
     from hubq.formats.gguf import gate
 
     monkeypatch.setattr(gate, "BOUNDS", {"vectors": {0: (1.1,)}})
     with pytest.raises(GateFailed, match=r"gguf:Q8_0: embeddings: mean cosine .*; wanted is mean cosine at least 1\.1"):
-        publish(replace(request_, text=None, levels=parse_levels("q8_0")))
+        publish(replace(request_, text=None, levels=parse_levels("q8_0"), store=Store(tmp_path / "another")))
 
 
 def test_a_head_that_a_gguf_leaves_out_is_no_part_of_the_reference(request_: Request, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_steps_in_stores_of_their_own_end_in_the_same_bytes(model: Path, topics:
         "publish GGUF",
     ]
     assert not any(step.done for step in steps)
-    run_steps(first, {steps[0].key})
+    run_steps(first, {step.key for step in steps[:2]})  # the level is built with the matrix that was just made
     stores = [first.store]
     for level in ("gguf:Q8_0", "gguf:Q4_K_M", "floor"):
         stores.append(Store(tmp_path / level.replace(":", "-")))

@@ -437,6 +437,7 @@ def test_the_record_is_a_pull_request(place: Place, first: actions.Run) -> None:
     assert record.stdout == place.hub.files(TARGET)["release.json"]
 
 
+@pytest.mark.thorough
 def test_a_second_run_changes_nothing_and_takes_a_secret_as_well(place: Place, first: actions.Run) -> None:
     subprocess.run(["git", "branch", "-f", "main", place.github.pulls[0]["head"]["ref"]], cwd=place.bare, check=True)
     place.git("pull", "-q", str(place.bare), "main")

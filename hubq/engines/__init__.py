@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hubq.errors import Unsupported, Usage
+from hubq.formats import cores
 from hubq.init import written
 from hubq.job import Tell
 from hubq.manifest import Manifest, resolved
+from hubq.nouns import FLOOR
 from hubq.plan import Request
 from hubq.steps import Step, planned_steps
 from hubq.store import Store
@@ -62,6 +64,12 @@ class Work:
         request = self.requests[0]
         hub = ["--hub", str(request.hub.resolve())] if request.hub else []
         return ["run-step", str(self.path), key, "--work-dir", str(self.store.root.resolve()), *hub]
+
+
+def threads(step: Step, jobs: int) -> str | None:
+    """OMP_NUM_THREADS of a step that has neighbours, or None where it may use all cores: what is timed, and sums in 16 bits, which
+    depend on the number of threads. Those in 32 bits were not seen to."""
+    return None if jobs == 1 or step.kind == "time" or step.level == FLOOR else str(max(1, cores() // jobs))
 
 
 def carry(work: Work, tell: Tell) -> None:

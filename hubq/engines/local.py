@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubq import errors
-from hubq.engines import TRIES, Work
+from hubq.engines import TRIES, Work, threads
 from hubq.errors import HubqError
 from hubq.formats import cores
 from hubq.job import Event, Tell, memory
@@ -66,6 +66,8 @@ def _fits(step: Step, running: list[Step], jobs: int) -> bool:
 def _start(work: Work, step: Step, tell: Tell) -> _Process:
     command = [sys.executable, "-m", "hubq", *work.arguments(step.key), "--json"]
     environment = os.environ | {"HUBQ_NO_PROGRESS": "1", "HUBQ_DEBUG": ""}
+    if share := threads(step, work.jobs or cores()):
+        environment |= {"OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}
     popen = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
     )

@@ -5,9 +5,8 @@
     --engine ray:ADDRESS       an existing one, from one of its machines; `ray:auto` finds it
 
 On an existing cluster a machine does one step at a time, or --jobs of them; all see the work store at the same place, or share
-one by --store. A step uses all cores of its machine, wherever it is done: sums in float32 may depend on the number of threads,
-and so Ray's own choice of that number is undone. A task whose process or machine dies is done again. What hubq itself raises is
-final.
+one by --store. A step has its share of the cores of this machine, or all of another one's: Ray's own choice of the number of
+threads is undone. A task whose process or machine dies is done again. What hubq itself raises is final.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hubq import __version__
-from hubq.engines import TRIES, Work
+from hubq.engines import TRIES, Work, threads
 from hubq.errors import HubqError, MissingExtra
 from hubq.formats import cores
 from hubq.job import Event, Tell, memory
@@ -112,7 +111,7 @@ def _run(ray: Any, work: Work, tell: Tell, room: _Room, done: Collection[str], p
                 errand = pickle.dumps(Errand(request, step.key, __version__, work.path, place))
                 asked = run.options(name=step.name, **room.asked(step))
                 needs = [tasks[need] for need in step.needs if need in tasks]
-                tasks[step.key] = asked.remote(step.name, os.environ.get(THREADS), errand, heard, *needs)
+                tasks[step.key] = asked.remote(step.name, room.threads(step), errand, heard, *needs)
     _wait(ray, tasks, heard, tell)
 
 
@@ -204,6 +203,11 @@ class _Room:
     smallest: float
     memory: float
     cpus: float
+    jobs: int = 1
+
+    def threads(self, step: Step) -> str | None:
+        """OMP_NUM_THREADS of a step: its share of this machine, where the cluster is here."""
+        return os.environ.get(THREADS) or threads(step, self.jobs)
 
     def asked(self, step: Step) -> dict[str, float]:
         """What a step asks for. One that needs more memory than any machine has is not refused, but has it alone; what is timed
@@ -227,7 +231,7 @@ def _cluster(ray: Any, address: str, jobs: int | None) -> Iterator[_Room]:
         if not machines:
             raise HubqError(f"the Ray cluster at {address} has no machine with a CPU", "see `ray status` there")
         smallest = min(one["CPU"] for one in machines)
-        yield _Room(smallest, max(one.get("memory", 0) for one in machines), max(1, smallest // count))
+        yield _Room(smallest, max(one.get("memory", 0) for one in machines), max(1, smallest // count), 1 if address else count)
     finally:
         ray.shutdown()
         if folder:

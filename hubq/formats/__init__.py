@@ -80,8 +80,10 @@ class Options:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: at most OMP_NUM_THREADS, where that is set."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return min(found, int(most)) if most.isdecimal() and int(most) else found
 
 
 def open_format(name: str) -> ModuleType:

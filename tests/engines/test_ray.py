@@ -94,6 +94,7 @@ def test_a_killed_worker_changes_nothing(model: Path, topics: Path, tmp_path: Pa
     assert "ray" not in told.replace("measure", "").lower() and "Traceback" not in told
 
 
+@pytest.mark.thorough
 def test_workers_share_a_store_by_a_repository(model: Path, topics: Path, tmp_path: Path, plain: dict[str, bytes]) -> None:
     """Workers that do not see this store have one of their own each."""
     store = tmp_path / "hub" / "store"
@@ -111,6 +112,7 @@ def test_an_error_comes_back_as_it_was(tmp_path: Path) -> None:
     assert "hf_***" in ray._told(ValueError("hf_" + "a" * 20)).message
 
 
+@pytest.mark.thorough
 def test_a_failing_step_ends_it_with_its_own_error(model: Path, topics: Path, tmp_path: Path) -> None:
     """A level beyond its limit, found by a worker: exit code 3, nothing pushed, no worker left."""
     (tmp_path / "hubq.toml").write_text(

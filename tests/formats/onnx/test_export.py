@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 import tiny
 import transformers
+from nightly import mostly
 
 from hubq.errors import BadSource, HubqError, Unsupported, Usage
 from hubq.formats.onnx import export as module
@@ -80,7 +81,7 @@ DECODERS = {
 }
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", mostly(DECODERS, ["llama3", "two bases"]))
 def test_decoders(name: str, tmp_path: Path) -> None:
     folder = families.make(DECODERS[name], tmp_path / "model")
     exported = run(folder, DECODER, tmp_path)

@@ -156,7 +156,9 @@ def test_an_encoder_of_sentences_is_published_with_its_steps(request_: Request, 
     ("kind", "settings", "metric"),
     [
         ("BertForMaskedLM", {"tie_word_embeddings": True}, "same_label"),
-        ("BertForSequenceClassification", {"num_labels": 1, "pad_token_id": 0}, "ranking"),
+        pytest.param(
+            *("BertForSequenceClassification", {"num_labels": 1, "pad_token_id": 0}, "ranking"), marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_classifiers_are_measured(
