@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hubq.errors import HubqError
+from hubq.formats import cores
 from hubq.metrics import Labels, Ranked, Scores, Table, Vectors, estimates, itself, per_window
 from hubq.metrics.inference import FIRST, needed, radius
 from hubq.nouns import FLOOR, REFERENCE, Measurement
@@ -111,6 +112,7 @@ def measure(
     holds all, it stays in `known` for the next call. `progress` hears "level engine", the windows done and all windows;
     `engine` is that of the reference. Raises HubqError where numbers are not finite, or not as many as the reference's.
     """
+    torch.set_num_threads(cores())  # wherever this runs: sums in 16 bits depend on their number
     run, total, held = _Run(texts, budget, progress), len(texts.ids), [] if known is None else known
     seen: dict[tuple[str, str], list[Any]] = {key: [] for key in variants}
     while len(run.truth) < total and (seen or not run.truth):

@@ -67,8 +67,8 @@ class Work:
 
 
 def threads(step: Step, jobs: int) -> str | None:
-    """OMP_NUM_THREADS of a step that has neighbours, or None where it may use all cores: what is timed, and sums in 16 bits, which
-    depend on the number of threads. Those in 32 bits were not seen to."""
+    """OMP_NUM_THREADS of a step that has neighbours, or None where it may use all cores: what is timed, and sums in 16 bits,
+    which depend on the number of threads. Those in 32 bits were not seen to."""
     return None if jobs == 1 or step.kind == "time" or step.level == FLOOR else str(max(1, cores() // jobs))
 
 
