@@ -164,7 +164,7 @@ def _problem(error: ValueError) -> str:
 
     if not isinstance(error, ValidationError):
         return plain(error)
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")  # a typo, before what it left out
     *where, last = [str(part) for part in first["loc"]]
     place = plain(".".join((*where, last)))
     if first["type"] != "unexpected_keyword_argument":

@@ -88,6 +88,7 @@ def test_all_that_it_says_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("model = ", "modle = ", ("no key source.modle", "did you mean model?")),
         ("[targets]", "[target]", ("no key target", "did you mean targets?")),
         ("windows = 12", "window = 12", ("no key evaluation.window", "did you mean windows?")),
         ("windows = 64", "windoes = 64", ("no key imatrix.calibration.windoes", "did you mean windows?")),
