@@ -112,15 +112,15 @@ def check_record(folder: Path) -> None:
         raise Usage(f"{folder / 'README.md'} is not hubq's, and the card goes there", "move hubq.toml into a folder of its own")
 
 
-def beside(folder: Path, place: int, name: str) -> Path:
-    """Where the record of a manifest's format lies: that of the first one in its `folder`, others in folders beside it."""
-    return folder if place == 0 else folder.with_name(f"{folder.name}-{open_format(name).WORDS.title}")
+def beside(folder: Path, name: str, first: str) -> Path:
+    """Where the record of a manifest's format lies: that of its `first` one in its `folder`, others in folders beside it."""
+    return folder if name == first else folder.with_name(f"{folder.name}-{open_format(name).WORDS.title}")
 
 
-def keep(folder: Path, releases: Sequence[Release]) -> None:
-    """Write the records of what was published by the manifest in `folder`: the first one there, others in folders beside it."""
-    for place, release in enumerate(releases):
-        found = beside(folder, place, min(formats(release)))
+def keep(folder: Path, releases: Sequence[Release], first: str) -> None:
+    """Write the records of what was published by the manifest in `folder`, whose first format is `first`; see beside."""
+    for release in releases:
+        found = beside(folder, min(formats(release)), first)
         found.mkdir(exist_ok=True)
         for name, data in card.files(release, card.usage(release)).items():
             write(found / name, data)

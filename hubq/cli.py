@@ -175,15 +175,13 @@ def publish(
                 settings = {"store": shared, "image": image, "flavor": flavor, "timeout": timeout, "confirm": confirm}
                 carry(Work(engine, wanted, requests, jobs, settings), screen.tell)
             results = [run(request, screen.tell, known) for request in requests]
-        _report(results, place, summary, as_json)
+        _report(results, place, requests, summary, as_json)
 
 
 def _refuse_contents(ctx: typer.Context, place: Path) -> None:
     """Raises Usage for options that say what the manifest says."""
-    running = {"model", "to", "hub", "work_dir"}
-    contents = inspect.signature(init).parameters.keys() - running
+    contents = inspect.signature(init).parameters.keys() - {"model", "to", "hub", "as_json"}
     given = [name for name in ctx.params if name in contents and str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")]
-    given = [name for name in given if name not in ("quiet", "as_json")]
     if given:
         raise Usage(
             f"--{given[0].replace('_', '-')}: {place} says what is published", f"change it in {place}, or name the model"
@@ -196,12 +194,12 @@ def _store(work_dir: Path | None) -> Store:
     return Store(work_dir or default_root())
 
 
-def _report(results: list[Result], place: Path | None, summary: Path | None, as_json: bool) -> None:
+def _report(results: list[Result], place: Path | None, requests: list[Request], summary: Path | None, as_json: bool) -> None:
     """Show what was published, and keep it beside its manifest if there is one."""
     from hubq import cards, ui
 
     if place:
-        cards.keep(place.parent, [result.release for result in results])
+        cards.keep(place.parent, [result.release for result in results], requests[0].levels[0].format)
     if summary:
         with open(summary, "a", encoding="utf-8") as file:
             file.write(ui.summary(results))
@@ -311,7 +309,7 @@ def run_step(
                 f"see `hubq plan {card}`: keys change with the manifest, the text and the versions of hubq and its packages",
             )
         if results:
-            _report(results, place, summary, as_json)
+            _report(results, place, requests, summary, as_json)
         else:
             show_done(list(done.values()), as_json)
 

@@ -76,7 +76,7 @@ def _source(manifest: Manifest, hub: Path | None) -> list[Finding]:
 def _target(manifest: Manifest, path: Path) -> list[Finding]:
     """Whether all levels are published, of the pinned commit, and as the record beside the manifest says."""
     again, findings = f"run `hubq publish {path.parent}`", []
-    for place, (name, target) in enumerate(manifest.targets.items()):
+    for name, target in manifest.targets.items():
         try:
             release = _published(manifest, name, target)
         except HubError as error:
@@ -91,7 +91,7 @@ def _target(manifest: Manifest, path: Path) -> list[Finding]:
         there = {file.level for file in release.artifacts}
         if missing := [level.name for level in chosen(manifest) if level.format == name and level.id not in there]:
             findings.append(Finding("missing level", f"{plain(target)} lacks {', '.join(missing)}: {again}"))
-        own = beside(path.parent, place, name) / "release.json"
+        own = beside(path.parent, name, next(iter(manifest.variants))) / "release.json"
         if own.is_file() and own.read_bytes() != release_json(release):
             findings.append(Finding("differs", f"{own} is not what {plain(target)} holds: {again}"))
     return findings

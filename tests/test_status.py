@@ -38,7 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback.Hu
         made = releases.put(connect(), releases.release("Q8_0", "Q4_K_M", commit=commit)).release
         (tmp_path / "cards/Tiny").mkdir(parents=True)
         (tmp_path / "cards/Tiny/hubq.toml").write_text(MANIFEST.format(commit=commit))
-        cards.keep(tmp_path / "cards/Tiny", [made])
+        cards.keep(tmp_path / "cards/Tiny", [made], "gguf")
         yield server
 
 
@@ -78,7 +78,7 @@ def test_records_and_cards(hub: loopback.Hub, tmp_path: Path) -> None:
     folder = tmp_path / "cards/Tiny"
     (folder / "README.md").write_text("mine")
     assert found() == ("stale card", {"stale card": "README.md in cards/Tiny: run `hubq card cards/Tiny`"})
-    cards.keep(folder, [releases.release("Q8_0", commit="c" * 40)])
+    cards.keep(folder, [releases.release("Q8_0", commit="c" * 40)], "gguf")
     assert found()[0] == "differs"
     (folder / "release.json").unlink()
     assert found()[0] == "no card"
@@ -100,6 +100,8 @@ def test_nothing_to_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_records_of_two_formats_lie_beside_each_other(tmp_path: Path) -> None:
     made = releases.release("Q8_0")
-    cards.keep(tmp_path / "Tiny", [made]) if (tmp_path / "Tiny").mkdir() is None else None
-    assert cards.beside(tmp_path / "Tiny", 1, "onnx") == tmp_path / "Tiny-ONNX"
+    (tmp_path / "Tiny").mkdir()
+    cards.keep(tmp_path / "Tiny", [made], "gguf")
+    assert cards.beside(tmp_path / "Tiny", "onnx", "gguf") == tmp_path / "Tiny-ONNX"
+    assert cards.beside(tmp_path / "Tiny", "onnx", "onnx") == tmp_path / "Tiny"
     assert (tmp_path / "Tiny/release.json").read_bytes() == release_json(made)

@@ -506,3 +506,7 @@ def test_two_targets_with_all_that_a_release_has(place: Place, first: actions.Ru
     assert "model-Q8_0.gguf" in place.hub.files("me/both-GGUF")
     assert "onnx/model_quantized.onnx" in place.hub.files("me/both-ONNX")
     assert [len(ran.of(name)) for name in ("prepare", "build", "time")] == [1, 4, 2]
+    branch = f"hubq/{path.parent.relative_to(place.folder)}"
+    for target, folder in (("me/both-GGUF", path.parent), ("me/both-ONNX", path.parent.with_name("model-ONNX"))):
+        show = ["git", "-C", str(place.bare), "show", f"{branch}:{folder.relative_to(place.folder)}/release.json"]
+        assert subprocess.run(show, stdout=subprocess.PIPE, check=True).stdout == place.hub.files(target)["release.json"]
